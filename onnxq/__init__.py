@@ -1,0 +1,1 @@
+"""onnxq: float ONNX models to quantized ONNX models."""

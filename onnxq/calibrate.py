@@ -1,0 +1,122 @@
+"""Run data through the float model and fold what is seen into a calibration table.
+
+Each batch is folded at once and forgotten, so memory does not grow with the number of samples.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+
+from onnxq.errors import CalibrationError
+from onnxq.feeds import Batch
+from onnxq.graph.io import Model, sync
+from onnxq.graph.session import Runtime, Session
+from onnxq.numerics.histogram import merge
+from onnxq.numerics.observe import observe
+from onnxq.table import CalibrationTable, KeptSamples
+from onnxq.types import TensorStats
+
+TOOLS = ("onnxq", "onnxruntime", "onnx", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a stage has come.
+
+    Attributes:
+        done: Samples so far.
+        seconds: Since the stage began.
+    """
+
+    done: int
+    seconds: float
+
+
+def observer(model: Model, tensors: Sequence[str], runtime: Runtime) -> Session:
+    """Load the model so that it returns the tensors to observe; graph inputs are not asked for."""
+    inputs = {tensor.name for tensor in model.graph.inputs}
+    inside = [name for name in tensors if name not in inputs]
+    return Session(sync(model), runtime, expose=inside)
+
+
+def calibrate(
+    session: Session,
+    tensors: Sequence[str],
+    data: Iterable[Batch],
+    table: CalibrationTable,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> CalibrationTable:
+    """Fold batches into a table.
+
+    Args:
+        session: The model, as `observer` loads it.
+        tensors: Names of the tensors to observe.
+        data: Batches; each is run once.
+        table: Where to start, usually an empty one made by `empty`.
+        report: Called after each batch.
+
+    Returns:
+        The table with the batches folded in.
+
+    Raises:
+        CalibrationError: A tensor has no ordinary value at all, or is not float.
+        ModelError: The model cannot run the data.
+    """
+    seen: dict[str, TensorStats] = dict(table.tensors)
+    kept, samples, start = table.kept, table.samples, time.monotonic()
+    for batch in data:
+        values = dict(batch.inputs)
+        values.update(zip(session.outputs, session.run(batch.inputs), strict=True))
+        for name in tensors:
+            stats = observe(np.asarray(values[name]))
+            seen[name] = merge(seen[name], stats) if name in seen else stats
+        kept = kept.add(batch.rows())
+        samples += batch.samples
+        report(Progress(done=samples, seconds=time.monotonic() - start))
+    return CalibrationTable(
+        model_sha256=table.model_sha256,
+        tensors=seen,
+        samples=samples,
+        batch_size=table.batch_size,
+        versions=table.versions,
+        kept=kept,
+    )
+
+
+def empty(model: Model, batch_size: int, keep: int) -> CalibrationTable:
+    """Return a table that has seen nothing.
+
+    Args:
+        model: The float model it will belong to.
+        batch_size: Samples a batch, for the record.
+        keep: How many samples to keep for checking results.
+    """
+    return CalibrationTable(
+        model_sha256=model.sha256,
+        tensors={},
+        samples=0,
+        batch_size=batch_size,
+        versions={tool: version(tool) for tool in TOOLS},
+        kept=KeptSamples(limit=keep),
+    )
+
+
+def check_table(table: CalibrationTable, model: Model, tensors: Iterable[str]) -> None:
+    """Refuse a table that is not of this model or lacks a tensor.
+
+    Raises:
+        CalibrationError: Naming what does not fit.
+    """
+    if table.model_sha256 != model.sha256:
+        raise CalibrationError(
+            f"the calibration table belongs to another model than {model.path}: calibrate this one"
+        )
+    missing = [name for name in tensors if name not in table.tensors]
+    if missing:
+        raise CalibrationError(
+            f"the calibration table lacks tensor {missing[0]!r} ({len(missing)} in all): "
+            "calibrate again with this recipe"
+        )

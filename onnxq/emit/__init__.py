@@ -1,0 +1,1 @@
+"""Emitters: write a plan and its parameters into a graph."""

@@ -1,0 +1,200 @@
+"""Write a plan as QuantizeLinear/DequantizeLinear pairs.
+
+Before:
+    y = Conv(x, W, b)
+
+After:
+    xq = QuantizeLinear(x, sx, zx)        x' = DequantizeLinear(xq, sx, zx)
+    W' = DequantizeLinear(Wq, sw, zw)     b' = DequantizeLinear(bq, sx·sw)
+    t  = Conv(x', W', b')
+    yq = QuantizeLinear(t, sy, zy)        y  = DequantizeLinear(yq, sy, zy)
+
+A runtime fuses such a group into one integer operator. Where an integer operator writes a
+tensor, every reader reads the dequantized one, since no other will exist; where a float
+operator writes it, only integer readers do. Graph inputs and outputs keep their names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxq.graph.edit import Names, set_inputs
+from onnxq.graph.io import Model, array_of, constant
+from onnxq.numerics.affine import quantize, storage
+from onnxq.numerics.bias import bias_params, fitting_scale
+from onnxq.numerics.tiles import reduce
+from onnxq.plan import NodePlan, Plan
+from onnxq.types import Array, IntType, QuantParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emitted:
+    """What an emitter reports.
+
+    Attributes:
+        activations: How many activations were quantized.
+        weights: How many weights.
+        raised: Node label to the number of weight scales raised so that the bias fits int32.
+    """
+
+    activations: int
+    weights: int
+    raised: Mapping[str, int] = field(default_factory=dict)
+
+
+def required_opset(plan: Plan) -> int:
+    """Return the operator set a plan needs: 10 per tensor, 13 per channel, 21 for odd types."""
+    specs = [plan.spec for plan in plan.activations.values()]
+    specs += [weight.spec for node in plan.nodes.values() for weight in node.weights]
+    if any(spec.dtype.bits not in (8, 32) for spec in specs):
+        return 21
+    return 13 if any(spec.tile for spec in specs) else 10
+
+
+def emit_qdq(
+    model: Model,
+    plan: Plan,
+    activations: Mapping[str, QuantParams],
+    weights: Mapping[tuple[str, int], QuantParams],
+) -> Emitted:
+    """Write the plan into the model, in place.
+
+    Args:
+        model: The prepared model the plan was made for.
+        plan: What becomes of every node and tensor.
+        activations: Parameters of every activation of the plan, by tensor name.
+        weights: Parameters of every weight, by first output of the node and input index.
+
+    Returns:
+        What was written.
+    """
+    nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
+    integer = [node_plan for node_plan in plan.nodes.values() if node_plan.quantized]
+    written = {id(nodes[node_plan.output]) for node_plan in integer}
+    tensors = model.graph.tensors()
+    writer = _Writer(model)
+    raised = {}
+    for node_plan in integer:
+        node = nodes[node_plan.output]
+        changed = _emit_weights(writer, node, node_plan, activations, weights)
+        if changed:
+            raised[node_plan.label] = changed
+    for name, params in activations.items():
+        _emit_activation(writer, tensors[name], params, written, plan.target.absorbs)
+    count = sum(len(node_plan.weights) for node_plan in integer)
+    return Emitted(activations=len(activations), weights=count, raised=raised)
+
+
+def _emit_weights(
+    writer: "_Writer",
+    node: gs.Node,
+    plan: NodePlan,
+    activations: Mapping[str, QuantParams],
+    weights: Mapping[tuple[str, int], QuantParams],
+) -> int:
+    """Replace the constants of one node; return how many weight scales its bias raised."""
+    raised = 0
+    for weight in plan.weights:
+        params = weights[plan.output, weight.index]
+        if plan.bias is not None:
+            bias = node.inputs[plan.bias]
+            input_scale = activations[node.inputs[0].name].scale
+            before = params.scale.reshape(-1)
+            empty = reduce(array_of(node.inputs[weight.index]), params.tile, np.any) == 0
+            scale = fitting_scale(before, empty.reshape(-1), input_scale, array_of(bias))
+            raised = int((scale > before).sum())
+            params = replace(params, scale=scale.reshape(params.scale.shape))
+            node.inputs[plan.bias] = writer.dequantized(bias, bias_params(scale, input_scale))
+        node.inputs[weight.index] = writer.dequantized(node.inputs[weight.index], params)
+    return raised
+
+
+def _emit_activation(
+    writer: "_Writer",
+    tensor: gs.Tensor,
+    params: QuantParams,
+    integer: set[int],
+    absorbs: tuple[str, ...],
+) -> None:
+    """Put a pair of Q and DQ on an activation."""
+    producer = tensor.inputs[0] if tensor.inputs else None
+    kernel = producer
+    if producer is not None and producer.op in absorbs and producer.inputs[0].inputs:
+        kernel = producer.inputs[0].inputs[0]
+    if producer is not None and id(kernel) in integer:
+        before = gs.Variable(writer.names.new(f"{tensor.name}_float"))
+        producer.outputs[0] = before
+        writer.pair(before, tensor, params)
+        return
+    after = gs.Variable(writer.names.new(f"{tensor.name}_dequantized"))
+    for node in list(tensor.outputs):
+        if id(node) in integer:
+            set_inputs(node, [after if read is tensor else read for read in node.inputs])
+    writer.pair(tensor, after, params)
+
+
+class _Writer:
+    """Adds nodes and constants to a model; equal constants are written once.
+
+    Attributes:
+        names: Gives out tensor names that are free.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.names = Names(model)
+        self._model = model
+        self._written: dict[tuple[object, ...], gs.Variable] = {}
+
+    def dequantized(self, tensor: gs.Constant, params: QuantParams) -> gs.Variable:
+        """Store a constant quantized and return its dequantized tensor."""
+        key = (tensor.name, params.dtype, params.scale.tobytes(), params.zero_point.tobytes())
+        if key not in self._written:
+            codes = quantize(array_of(tensor), params).astype(_element_type(params.dtype))
+            stored = constant(self.names.new(f"{tensor.name}_quantized"), codes)
+            after = gs.Variable(self.names.new(f"{tensor.name}_dequantized"))
+            parameters = self._parameters(tensor.name, params)
+            self._add("DequantizeLinear", [stored, *parameters], after, params)
+            self._written[key] = after
+        return self._written[key]
+
+    def pair(self, before: gs.Tensor, after: gs.Tensor, params: QuantParams) -> None:
+        """Write QuantizeLinear and DequantizeLinear between two tensors."""
+        stem = after.name.removesuffix("_dequantized")
+        parameters = self._parameters(stem, params)
+        middle = gs.Variable(self.names.new(f"{stem}_quantized"))
+        self._add("QuantizeLinear", [before, *parameters], middle, params)
+        self._add("DequantizeLinear", [middle, *parameters], after, params)
+
+    def _parameters(self, stem: str, params: QuantParams) -> list[gs.Constant]:
+        """Return scale and zero point as constants; a 32 bit type has no zero point."""
+        scale = constant(self.names.new(f"{stem}_scale"), _flat(params.scale))
+        if params.dtype.bits == 32:
+            return [scale]
+        zero_point = _flat(params.zero_point).astype(_element_type(params.dtype))
+        return [scale, constant(self.names.new(f"{stem}_zero_point"), zero_point)]
+
+    def _add(
+        self, op: str, inputs: list[gs.Tensor], output: gs.Tensor, params: QuantParams
+    ) -> None:
+        """Add one node."""
+        attrs = {"axis": params.tile.index(1)} if params.tile else {}
+        name = f"{output.name}_{op}"
+        node = gs.Node(op, name=name, attrs=attrs, inputs=inputs, outputs=[output])
+        self._model.graph.nodes.append(node)
+
+
+def _flat(values: Array) -> Array:
+    """Bring one value a tile into the form of ONNX: a scalar or a vector."""
+    return values if values.ndim == 0 else values.reshape(-1)
+
+
+def _element_type(dtype: IntType) -> np.dtype[Any]:
+    """Return the numpy type whose constants ONNX stores as this integer type."""
+    if dtype.bits == 4:
+        four: np.dtype[Any] = np.dtype(ml_dtypes.int4 if dtype.signed else ml_dtypes.uint4)
+        return four
+    return storage(dtype)

@@ -1,0 +1,83 @@
+"""What can go wrong, and the exit code the command line gives it.
+
+    OnnxqError
+    ├── UsageError          2  bad flags, missing file
+    ├── ModelError          3  unreadable, fails the checker, nothing to quantize
+    ├── CalibrationError    4  reader empty, wrong input, NaN, table of another model
+    ├── RecipeError         5  unknown key, rule that matches nothing
+    │   └── UnknownNameError   unknown range algorithm, reader, target, …
+    ├── UnsupportedError    6  the target or the emitter cannot express the plan
+    ├── QualityError        7  a threshold the user set was missed
+    └── OutputError         8  unwritable, disk full, output equals an input
+
+A message is one line: what is wrong, where, and what to do. Anything that is not an
+`OnnxqError` is a bug and leaves with its traceback and exit code 1.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class OnnxqError(Exception):
+    """Base of every error a user can cause or mend."""
+
+    exit_code = 1
+
+
+class UsageError(OnnxqError):
+    """The command line asks for something that cannot be started."""
+
+    exit_code = 2
+
+
+class ModelError(OnnxqError):
+    """The model cannot be read, checked or run, or holds nothing to quantize."""
+
+    exit_code = 3
+
+
+class CalibrationError(OnnxqError):
+    """The calibration data or table does not fit the model."""
+
+    exit_code = 4
+
+
+class RecipeError(OnnxqError):
+    """The recipe holds a key, value or rule that means nothing here."""
+
+    exit_code = 5
+
+
+class UnknownNameError(RecipeError):
+    """A name is not registered; the message offers the nearest one."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        """Build the message from what was asked and what there is.
+
+        Args:
+            kind: What the name should have named, e.g. ``range algorithm``.
+            name: What was asked for.
+            known: The names there are.
+        """
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}")
+
+
+class UnsupportedError(OnnxqError):
+    """The target or the emitter cannot express what was asked."""
+
+    exit_code = 6
+
+
+class QualityError(OnnxqError):
+    """The result misses a threshold the user set."""
+
+    exit_code = 7
+
+
+class OutputError(OnnxqError):
+    """The result cannot be written."""
+
+    exit_code = 8

@@ -1,0 +1,196 @@
+"""Batches of any reader, checked against what the model takes."""
+
+import difflib
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from onnxq.errors import CalibrationError
+from onnxq.readers import Feed, InputInfo, Reader
+from onnxq.types import Array
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One feed, ready for the model.
+
+    Attributes:
+        inputs: One array a model input.
+        labels: The feed's ``label…`` arrays.
+        samples: How many samples it holds: rows where it can be split, else 1.
+        splittable: Whether each row may be run alone.
+    """
+
+    inputs: Feed
+    labels: Feed
+    samples: int
+    splittable: bool
+
+    def rows(self) -> Iterator[Feed]:
+        """Yield its samples as feeds of their own."""
+        if not self.splittable:
+            yield self.inputs
+            return
+        for row in range(self.samples):
+            yield {name: array[row : row + 1] for name, array in self.inputs.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Which batches to make of a reader.
+
+    Attributes:
+        batch_size: Samples a batch, where the model leaves it open; the last may be smaller.
+        samples: Stop after so many samples; None for all.
+        shard: (I, N): of the batches only each N-th, beginning with the I-th, 0 ≤ I < N.
+    """
+
+    batch_size: int = 1
+    samples: int | None = None
+    shard: tuple[int, int] = (0, 1)
+
+
+def batches(reader: Reader, inputs: Sequence[InputInfo], cut: Cut) -> Iterator[Batch]:
+    """Cut what a reader yields into batches the model takes.
+
+    Args:
+        reader: Any reader.
+        inputs: What the model takes.
+        cut: Batch size, number of samples, shard.
+
+    Yields:
+        Batches with arrays of the model's element types.
+
+    Raises:
+        CalibrationError: The reader fails or yields nothing, or yields what the model cannot
+            take: a missing or unknown name, another rank, size or type, NaN or infinities.
+    """
+    index, shards = cut.shard
+    count = 0
+    for feed in _feeds(reader, inputs, cut):
+        if count % shards == index:
+            yield _batch(feed, inputs, stackable=reader.stackable)
+        count += 1
+    if count == 0:
+        raise CalibrationError("the data holds no sample")
+    if count <= index:
+        raise CalibrationError(f"shard {index + 1} of {shards} is empty: only {count} batches")
+
+
+def _batch(feed: Feed, inputs: Sequence[InputInfo], *, stackable: bool) -> Batch:
+    """Part a feed into inputs and labels."""
+    arrays = {info.name: np.ascontiguousarray(feed[info.name]) for info in inputs}
+    labels = {name: array for name, array in feed.items() if name not in arrays}
+    splittable = stackable and _fixed_batch(inputs) in (None, 1)
+    samples = len(next(iter(arrays.values()))) if splittable and arrays else 1
+    return Batch(inputs=arrays, labels=labels, samples=samples, splittable=splittable)
+
+
+def _feeds(reader: Reader, inputs: Sequence[InputInfo], cut: Cut) -> Iterator[Feed]:
+    """Yield feeds of the wanted size, as many samples as wanted."""
+    limit = sys.maxsize if cut.samples is None else cut.samples
+    checked = (_checked(feed, inputs, number) for number, feed in enumerate(_read(reader)))
+    if not reader.stackable:
+        yield from islice(checked, limit)
+        return
+    fixed = _fixed_batch(inputs)
+    size = fixed or cut.batch_size
+    rest: Feed = {}
+    for feed in checked:
+        rest = _join(rest, feed)
+        while (step := min(size, limit)) and _length(rest) >= step and limit >= (fixed or 1):
+            yield {name: array[:step] for name, array in rest.items()}
+            rest = {name: array[step:] for name, array in rest.items()}
+            limit -= step
+        if limit < (fixed or 1):
+            return
+    if _length(rest) and fixed:
+        log.warning("the last %d samples do not fill a batch of %d: left out", _length(rest), fixed)
+    elif _length(rest):
+        yield rest
+
+
+def _read(reader: Reader) -> Iterator[Mapping[str, Array]]:
+    """Iterate over a reader, its errors in our words."""
+    try:
+        yield from reader
+    except (ValueError, OSError) as error:
+        raise CalibrationError(str(error)) from error
+
+
+def _join(rest: Feed, feed: Feed) -> Feed:
+    """Concatenate two feeds along the first axis."""
+    if not rest or not _length(rest):
+        return feed
+    return {name: np.concatenate([rest[name], feed[name]]) for name in rest}
+
+
+def _length(feed: Feed) -> int:
+    """Return the number of rows of a feed."""
+    return len(next(iter(feed.values()))) if feed else 0
+
+
+def _fixed_batch(inputs: Sequence[InputInfo]) -> int | None:
+    """Return the batch size the model fixes, or None where it is open."""
+    sizes = [info.shape[0] for info in inputs if info.shape]
+    return next((size for size in sizes if size is not None), None)
+
+
+def _checked(feed: Mapping[str, Array], inputs: Sequence[InputInfo], number: int) -> Feed:
+    """Check the names of a feed and convert its arrays."""
+    names = {info.name for info in inputs}
+    for name in feed:
+        if name not in names and not name.startswith("label"):
+            near = difflib.get_close_matches(name, names, n=1) or sorted(names)
+            raise CalibrationError(
+                f"the data names an input {name!r} which the model does not have: "
+                f"rename it to {near[0]!r}, or to 'label…' if it is a label"
+            )
+    checked = {}
+    for info in inputs:
+        if info.name not in feed:
+            have = ", ".join(sorted(feed)) or "nothing"
+            raise CalibrationError(
+                f"input {info.name!r} is missing from the data, which has {have}"
+            )
+        checked[info.name] = _conform(np.asarray(feed[info.name]), info, number)
+    checked.update({name: np.asarray(feed[name]) for name in feed if name not in names})
+    return checked
+
+
+def _conform(array: Array, info: InputInfo, number: int) -> Array:
+    """Check one array against its input and convert its element type."""
+    where = f"input {info.name!r}, feed {number}"
+    if info.shape is not None and not _fits(array.shape, info.shape):
+        expected = "×".join("?" if size is None else str(size) for size in info.shape)
+        found = "×".join(map(str, array.shape)) or "a scalar"
+        raise CalibrationError(f"{where}: expected shape {expected}, found {found}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise CalibrationError(f"{where}: the data holds NaN or infinite values")
+    if array.dtype.name == info.dtype or info.dtype == "object":
+        return array
+    if not _convertible(array.dtype, info.dtype):
+        raise CalibrationError(f"{where}: expected {info.dtype}, found {array.dtype}")
+    if number == 0:
+        log.info("input %r: %s converted to %s", info.name, array.dtype, info.dtype)
+    return array.astype(info.dtype)
+
+
+def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    """Say whether a shape fits; the first axis is cut to size later."""
+    return len(found) == len(expected) and all(
+        size is None or size == have for size, have in zip(expected[1:], found[1:], strict=True)
+    )
+
+
+def _convertible(found: np.dtype[Any], expected: str) -> bool:
+    """Say whether a conversion loses nothing a user would mind."""
+    kind = np.dtype(expected).kind if expected != "bfloat16" else "f"
+    return found.kind in {"f": "fiub", "i": "iub", "u": "ub", "b": "b"}.get(kind, "")

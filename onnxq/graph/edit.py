@@ -1,0 +1,32 @@
+"""Small edits that several passes and emitters need."""
+
+from collections.abc import Iterable
+
+import onnx_graphsurgeon as gs
+
+from onnxq.graph.io import Model
+
+
+class Names:
+    """Gives out tensor names that are free in a model, subgraphs included."""
+
+    def __init__(self, model: Model) -> None:
+        """Note the names in use."""
+        graphs = [model.graph, *model.graph.subgraphs(recursive=True)]
+        self._taken = {name for graph in graphs for name in graph.tensors()}
+
+    def new(self, stem: str) -> str:
+        """Return the stem, or the stem with a number if it is taken, and take it."""
+        name, number = stem, 1
+        while name in self._taken:
+            number += 1
+            name = f"{stem}_{number}"
+        self._taken.add(name)
+        return name
+
+
+def set_inputs(node: gs.Node, tensors: Iterable[gs.Tensor]) -> None:
+    """Replace all inputs of a node, keeping the links of the tensors right."""
+    new = list(tensors)
+    node.inputs.clear()
+    node.inputs.extend(new)

@@ -1,0 +1,253 @@
+"""Load and save models without losing anything.
+
+onnx-graphsurgeon gives linked nodes and tensors, but its exporter rebuilds every message and
+drops what it does not know (metadata, annotations, type details, …). So it serves for the
+*structure* only: every node remembers the message it came from, and `sync` writes that message
+again with the present input and output names. What nobody touched is written as it was read,
+field by field; only what an edit created is new. Weights are never copied.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model
+
+from onnxq.errors import ModelError
+from onnxq.types import Array
+
+PROTO_LIMIT = 2**31 - 2**20  # a protobuf message must stay below 2 GiB
+
+
+@dataclass(eq=False)
+class Model:
+    """A model being worked on, edited in place by whoever owns it.
+
+    Attributes:
+        graph: Its nodes and tensors, linked.
+        proto: The message it came from; up to date with the graph after `sync`.
+        path: Where it was read from.
+        sha256: Digest of the file and its external data; identifies the float model.
+    """
+
+    graph: gs.Graph
+    proto: onnx.ModelProto
+    path: Path
+    sha256: str
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operator set the model imports."""
+        versions = [o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")]
+        return int(versions[0]) if versions else 1
+
+
+def load(path: Path) -> Model:
+    """Read and check a model file.
+
+    Args:
+        path: An ONNX file; its external data lies in the same folder or below.
+
+    Raises:
+        ModelError: The file is missing, truncated, no ONNX model, fails the checker, or its
+            external data is missing or lies outside of the model's folder.
+    """
+    proto = _parse(path)
+    try:
+        onnx.checker.check_model(str(path))
+        sha256 = _digest(path, proto)
+        load_external_data_for_model(proto, str(path.parent))
+    except (onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: {first_line(error)}") from error
+    return from_proto(proto, path, sha256)
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    """Read the message without its external data."""
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except DecodeError:
+        raise ModelError(f"{path}: not an ONNX model, or a truncated one") from None
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise ModelError(f"{path}: not an ONNX model: it has no graph or no operator set")
+    return proto
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message that says something."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
+
+
+def _digest(path: Path, proto: onnx.ModelProto) -> str:
+    """Return the SHA-256 of a model file followed by its external data files."""
+    sha = hashlib.sha256()
+    for file in [path, *_external(path, proto)]:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                sha.update(block)
+    return sha.hexdigest()
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a model file with its external data."""
+    files = [path, *_external(path, onnx.load(path, load_external_data=False))]
+    return sum(file.stat().st_size for file in files)
+
+
+def _external(path: Path, proto: onnx.ModelProto) -> list[Path]:
+    """Return the external data files of a model, sorted."""
+    names = {
+        ExternalDataInfo(tensor).location
+        for tensor in _tensors(proto.graph)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    }
+    return [path.parent / name for name in sorted(names)]
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield initializers and tensor attributes of a graph and the graphs inside it."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+
+
+def from_proto(proto: onnx.ModelProto, path: Path = Path(), sha256: str = "") -> Model:
+    """Link a message into a model; the message belongs to the model afterwards."""
+    gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
+    graph = gs.import_onnx(proto)
+    for node, message in zip(graph.nodes, proto.graph.node, strict=True):
+        node.origin = message
+    return Model(graph=graph, proto=proto, path=path, sha256=sha256)
+
+
+def sync(model: Model) -> onnx.ModelProto:
+    """Bring the message up to date with the graph and return it.
+
+    Nodes are put in topological order. What described a tensor that an edit removed
+    (initializer, graph input, value_info, annotation) goes with it; what nothing referred to
+    from the beginning stays.
+    """
+    proto = model.proto.graph
+    before = _referenced(proto)
+    messages = _in_order([_node_message(node) for node in model.graph.nodes])
+    del proto.node[:]
+    proto.node.extend(messages)
+    gone = before - _referenced(proto) - {tensor.name for tensor in model.graph.inputs}
+    for entries in (proto.initializer, proto.value_info, proto.input):
+        _drop(entries, "name", gone)
+    _drop(proto.quantization_annotation, "tensor_name", gone)
+    _add_constants(model)
+    return model.proto
+
+
+def _node_message(node: gs.Node) -> onnx.NodeProto:
+    """Return the message of a node: the one it came from, under its present names."""
+    origin = getattr(node, "origin", None)
+    if origin is None:
+        exporter = gs.exporters.onnx_exporter.OnnxExporter
+        created: onnx.NodeProto = exporter.export_node(node)
+        return created
+    message = onnx.NodeProto()
+    message.CopyFrom(origin)
+    for names, tensors in ((message.input, node.inputs), (message.output, node.outputs)):
+        del names[:]
+        names.extend(tensor.name for tensor in tensors)
+    return message
+
+
+def _in_order(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Sort nodes so that producers come first, otherwise keeping their order."""
+    producer = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    done: dict[int, None] = {}
+    for start in range(len(nodes)):
+        stack = [start]
+        while stack:
+            current = stack[-1]
+            needed = {producer[name] for name in _inputs(nodes[current]) if name in producer}
+            waiting = [i for i in sorted(needed, reverse=True) if i not in done]
+            if waiting and current not in done:
+                stack.extend(waiting)
+            else:
+                done[stack.pop()] = None
+    return [nodes[i] for i in done]
+
+
+def _inputs(node: onnx.NodeProto) -> set[str]:
+    """Return the names a node reads, those its subgraphs capture included."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            names |= _referenced(graph)
+    return names
+
+
+def _referenced(graph: onnx.GraphProto) -> set[str]:
+    """Return every tensor name the nodes and outputs of a graph use, subgraphs included."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names |= _inputs(node)
+        names.update(node.output)
+    return names
+
+
+def _drop(entries: Any, key: str, names: set[str]) -> None:
+    """Delete the entries of a repeated field whose name is among ``names``."""
+    for index in reversed(range(len(entries))):
+        if getattr(entries[index], key) in names:
+            del entries[index]
+
+
+def _add_constants(model: Model) -> None:
+    """Write the constants that edits created."""
+    proto = model.proto.graph
+    known = {tensor.name for tensor in proto.initializer}
+    known |= {tensor.values.name for tensor in proto.sparse_initializer}
+    for node in model.graph.nodes:
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant) and tensor.name not in known:
+                proto.initializer.append(tensor._values.tensor)  # noqa: SLF001
+                known.add(tensor.name)
+
+
+def constant(name: str, values: Array) -> gs.Constant:
+    """Make a constant of any element type numpy and ml_dtypes know, int4 included."""
+    message = onnx.numpy_helper.from_array(values, name)
+    return gs.Constant(name, gs.ir.tensor.LazyValues(message))
+
+
+def array_of(tensor: gs.Constant) -> Array:
+    """Return the values of a constant in their own element type."""
+    values: Array = onnx.numpy_helper.to_array(tensor._values.tensor)  # noqa: SLF001
+    return values
+
+
+def write(model: Model, path: Path) -> None:
+    """Write a model and check the file; above 2 GiB the weights go to ``<name>.data``.
+
+    Raises:
+        ModelError: The file fails the checker.
+        OSError: The file cannot be written.
+    """
+    proto = sync(model)
+    if proto.ByteSize() < PROTO_LIMIT:
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+    else:
+        onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data")
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{path.name}: the result is invalid: {first_line(error)}") from error

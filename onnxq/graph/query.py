@@ -1,0 +1,98 @@
+"""Questions about a model that several rooms ask."""
+
+from dataclasses import dataclass
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxq.graph.io import Model, array_of, sync
+from onnxq.graph.weightless import weightless
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type and shape, as far as the model tells.
+
+    Attributes:
+        dtype: Name as in ONNX, lower case, e.g. ``float`` or ``int64``.
+        shape: One entry an axis, None where open; None for unknown rank.
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+def label(node: gs.Node) -> str:
+    """Return a node's name, or its type and first output where it has none."""
+    return node.name or f"{node.op}({node.outputs[0].name if node.outputs else ''})"
+
+
+def is_standard(node: gs.Node) -> bool:
+    """Say whether a node is of the standard operator set."""
+    return (node.domain or "") in ("", "ai.onnx")
+
+
+def tensor_types(model: Model) -> dict[str, TensorType]:
+    """Infer element types and shapes of the main graph; what cannot be inferred is missing."""
+    light = weightless(sync(model))
+    try:
+        light = onnx.shape_inference.infer_shapes(light)
+    except (onnx.shape_inference.InferenceError, RuntimeError):
+        pass  # a model with contradicting shapes still runs; it tells less
+    graph = light.graph
+    found = {}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type:
+            found[value.name] = _tensor_type(value.type.tensor_type)
+    for tensor in model.proto.graph.initializer:
+        found[tensor.name] = TensorType(_name(tensor.data_type), tuple(tensor.dims))
+    return found
+
+
+def _tensor_type(proto: onnx.TypeProto.Tensor) -> TensorType:
+    """Translate the message of a type."""
+    if not proto.HasField("shape"):
+        return TensorType(_name(proto.elem_type), None)
+    shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in proto.shape.dim)
+    return TensorType(_name(proto.elem_type), shape)
+
+
+def _name(elem_type: int) -> str:
+    """Return the lower-case ONNX name of an element type."""
+    return str(onnx.TensorProto.DataType.Name(elem_type)).lower()
+
+
+def output_channel_axis(node: gs.Node, index: int, rank: int) -> int | None:
+    """Return the axis of a weight along which its output channels lie.
+
+    Args:
+        node: A node with weights.
+        index: Which input the weight is.
+        rank: Rank of the weight.
+
+    Returns:
+        The axis; None where the operator has none or mixes channels of several groups on it.
+    """
+    if node.op == "Conv" and index == 1:
+        return 0
+    if node.op == "ConvTranspose" and index == 1:
+        return 1 if node.attrs.get("group", 1) == 1 else None
+    if node.op == "Gemm" and index == 1:
+        return 0 if node.attrs.get("transB", 0) else 1
+    if node.op == "MatMul" and index == 1 and rank == 2:
+        return 1
+    return None
+
+
+def activation_bounds(node: gs.Node) -> tuple[float, float]:
+    """Return the interval a Relu or Clip keeps its output in; infinite for other nodes."""
+    infinite = float("inf")
+    if node.op == "Relu":
+        return 0.0, infinite
+    if node.op != "Clip":
+        return -infinite, infinite
+    bounds = [node.attrs.get("min", -infinite), node.attrs.get("max", infinite)]
+    for position, tensor in enumerate(node.inputs[1:3]):
+        if isinstance(tensor, gs.Constant):
+            bounds[position] = float(array_of(tensor))
+    return bounds[0], bounds[1]

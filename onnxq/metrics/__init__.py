@@ -1,0 +1,1 @@
+"""How near one output is to another, and to the labels."""

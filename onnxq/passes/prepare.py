@@ -1,0 +1,13 @@
+"""The structural passes every model goes through before it is calibrated or quantized."""
+
+from onnxq.graph.io import Model
+from onnxq.passes import PassReport
+from onnxq.passes.fold_batchnorm import fold_batchnorm
+from onnxq.passes.hoist_constants import hoist_constants
+
+STRUCTURAL = (hoist_constants, fold_batchnorm)
+
+
+def prepare(model: Model) -> list[PassReport]:
+    """Apply the structural passes in place and return their reports."""
+    return [apply(model) for apply in STRUCTURAL]

@@ -1,0 +1,334 @@
+"""The stages in order: the library's front door, and all the command line calls.
+
+table = calibrate(Path("model.onnx"), Source("calib/"))
+result = quantize(Path("model.onnx"), table, Recipe(), Path("model.int8.onnx"))
+print(compare(Path("model.onnx"), Path("model.int8.onnx"), Source("eval/")).cosine)
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from onnxq import calibrate as calibration
+from onnxq import compare as comparing
+from onnxq.calibrate import Progress
+from onnxq.compare import Comparison, Latency
+from onnxq.emit.qdq import Emitted, emit_qdq, required_opset
+from onnxq.errors import ModelError, QualityError
+from onnxq.feeds import Batch, Cut, batches
+from onnxq.files import refuse_inputs, staged
+from onnxq.graph import io
+from onnxq.graph.io import Model
+from onnxq.graph.opset import lowest_onnxruntime, raise_opset
+from onnxq.graph.session import Runtime, Session
+from onnxq.numerics.affine import params_of
+from onnxq.numerics.extremes import extremes
+from onnxq.passes import PassReport
+from onnxq.passes.prepare import prepare
+from onnxq.plan import Plan, WeightPlan, resolve
+from onnxq.readers import Reader, open_reader
+from onnxq.recipe import Recipe, dumps
+from onnxq.table import CalibrationTable
+from onnxq.targets import target
+from onnxq.types import QuantParams, TensorStats
+
+log = logging.getLogger(__name__)
+
+SAME_FUNCTION = 60.0  # dB; what folding and a raised operator set may cost in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where data comes from.
+
+    Attributes:
+        data: A path, ``random``, or ``module:Class``.
+        reader: Name of a reader; None to choose by the path.
+        options: Options of the reader.
+        cut: Batch size, number of samples, shard.
+    """
+
+    data: str
+    reader: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cut: Cut = field(default_factory=Cut)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """What `quantize` did.
+
+    Attributes:
+        path: The file written.
+        plan: What became of every node and tensor.
+        emitted: What was written.
+        passes: What the structural passes did.
+        opset: Operator set before and after.
+        onnxruntime: First onnxruntime release that loads the result.
+        sizes: Bytes of the float model and of the result, external data included.
+        check: Result against float model on the kept samples; None without samples.
+    """
+
+    path: Path
+    plan: Plan
+    emitted: Emitted
+    passes: tuple[PassReport, ...]
+    opset: tuple[int, int]
+    onnxruntime: str
+    sizes: tuple[int, int]
+    check: Comparison | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What `compare` measured.
+
+    Attributes:
+        comparison: How near the outputs are.
+        sizes: Bytes of both models, external data included.
+        latency: Time of both, where asked for.
+    """
+
+    comparison: Comparison
+    sizes: tuple[int, int]
+    latency: Latency | None
+
+
+def calibrate(
+    model: Path,
+    source: Source,
+    *,
+    recipe: Recipe | None = None,
+    keep_samples: int = 8,
+    runtime: Runtime | None = None,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> CalibrationTable:
+    """Run data through a float model and collect statistics.
+
+    Args:
+        model: The float model.
+        source: The calibration data.
+        recipe: Observe only what this recipe needs; None for the default of every target.
+        keep_samples: How many samples to keep in the table, for checking results.
+        runtime: How to run the model.
+        report: Called after each batch.
+
+    Returns:
+        The table; `onnxq.table_file.save` writes it.
+
+    Raises:
+        ModelError: The model cannot be loaded, run or quantized.
+        CalibrationError: The data does not fit the model.
+    """
+    runtime = runtime or Runtime()
+    prepared = io.load(model)
+    prepare(prepared)
+    tensors = resolve(prepared, _target(recipe), recipe or Recipe()).sources
+    session = calibration.observer(prepared, tensors, runtime)
+    data = _batches(source, session)
+    start = calibration.empty(prepared, source.cut.batch_size, keep_samples)
+    return calibration.calibrate(session, tensors, data, start, report)
+
+
+def _target(recipe: Recipe | None) -> Any:
+    """Return the target of a recipe, cpu by default."""
+    return target((recipe.target if recipe else None) or "cpu")
+
+
+def _batches(source: Source, session: Session) -> Iterator[Batch]:
+    """Open a source and cut it into batches."""
+    reader = open_reader(source.data, session.inputs, source.reader, source.options)
+    _tell(reader)
+    return batches(reader, session.inputs, source.cut)
+
+
+def _tell(reader: Reader) -> None:
+    """Pass on what a reader wants the user to know."""
+    for note in getattr(reader, "notes", ()):
+        log.warning("%s", note)
+
+
+def quantize(
+    model: Path,
+    table: CalibrationTable,
+    recipe: Recipe,
+    output: Path,
+    *,
+    min_cosine: float | None = None,
+    runtime: Runtime | None = None,
+) -> Quantized:
+    """Write the quantized model.
+
+    The file is checked, loaded, run on the samples the table keeps, and only then put in place.
+
+    Args:
+        model: The float model.
+        table: Its calibration table.
+        recipe: What is asked.
+        output: Where the quantized model goes.
+        min_cosine: Refuse a result whose outputs are farther than this from the float model's.
+        runtime: How to run the models.
+
+    Raises:
+        ModelError: The model cannot be loaded, or holds nothing to quantize.
+        CalibrationError: The table is of another model, or lacks a tensor.
+        RecipeError: The recipe means nothing here.
+        UnsupportedError: The target cannot express the recipe.
+        QualityError: The result is below ``min_cosine``; nothing is written.
+        OutputError: The output cannot be written, or is an input.
+    """
+    runtime = runtime or Runtime()
+    refuse_inputs(output, [model])
+    prepared, plan, passes, before = _plan(model, recipe)
+    calibration.check_table(table, prepared, plan.sources)
+    samples = [
+        Batch(inputs=feed, labels={}, samples=1, splittable=False)
+        for feed in table.kept.feeds.values()
+    ]
+    reference = Session(model, runtime)
+    _check_function(prepared, reference, samples, runtime)
+    emitted = emit_qdq(
+        prepared, plan, _activation_params(plan, table), _weight_params(plan, prepared)
+    )
+    _record(prepared, plan, table)
+    with staged(output) as temporary:
+        io.write(prepared, temporary)
+        result = Session(temporary, runtime)
+        check = comparing.compare(reference, result, samples) if samples else None
+        if min_cosine is not None and (check is None or not check.cosine >= min_cosine):
+            found = f"is {check.cosine:.5f}" if check else "is unknown: the table keeps no samples"
+            raise QualityError(f"{output}: the cosine {found}, below {min_cosine}: nothing written")
+        size = io.size_of(temporary)
+    return Quantized(
+        path=output,
+        plan=plan,
+        emitted=emitted,
+        passes=tuple(passes),
+        opset=(before, prepared.opset),
+        onnxruntime=lowest_onnxruntime(prepared.opset),
+        sizes=(io.size_of(model), size),
+        check=check,
+    )
+
+
+def _plan(model: Path, recipe: Recipe) -> tuple[Model, Plan, list[PassReport], int]:
+    """Load, prepare and plan, at the operator set the plan needs; return that of the file too."""
+    prepared = io.load(model)
+    before = prepared.opset
+    passes = prepare(prepared)
+    plan = resolve(prepared, _target(recipe), recipe)
+    needed = required_opset(plan)
+    if before < needed:
+        prepared = raise_opset(prepared, needed)
+        plan = resolve(prepared, _target(recipe), recipe)
+    return prepared, plan, passes, before
+
+
+def _check_function(
+    prepared: Model, reference: Session, samples: list[Batch], runtime: Runtime
+) -> None:
+    """Make sure that preparing did not change what the model computes."""
+    if not samples:
+        return
+    session = Session(io.sync(prepared), runtime)
+    for output in comparing.compare(reference, session, samples).outputs:
+        if output.similarity.samples and output.similarity.sqnr < SAME_FUNCTION:
+            raise ModelError(
+                f"{prepared.path}: folding or raising the operator set changed output "
+                f"{output.name!r} (SQNR {output.similarity.sqnr:.1f} dB): please report this model"
+            )
+
+
+def _activation_params(plan: Plan, table: CalibrationTable) -> dict[str, QuantParams]:
+    """Choose range and parameters of every activation; sharers get the same."""
+    chosen: dict[str, QuantParams] = {}
+    for name, activation in plan.activations.items():
+        if activation.source != name:
+            chosen[name] = chosen[activation.source]
+            continue
+        spec, stats = activation.spec, table.tensors[name]
+        if stats.nan or stats.infinite:
+            log.warning(
+                "%s: %d NaN and %d infinite or huge values take no part in its range",
+                name,
+                stats.nan,
+                stats.infinite,
+            )
+        chosen[name] = params_of(spec.range(stats, spec).within(*spec.bounds), spec)
+    return chosen
+
+
+def _weight_params(plan: Plan, model: Model) -> dict[tuple[str, int], QuantParams]:
+    """Choose range and parameters of every weight, directly from its values."""
+    constants = model.graph.tensors()
+    chosen = {}
+    for key, node in plan.nodes.items():
+        for weight in node.weights:
+            stats = _weight_stats(weight, constants[weight.name])
+            chosen[key, weight.index] = params_of(
+                weight.spec.range(stats, weight.spec), weight.spec
+            )
+    return chosen
+
+
+def _weight_stats(weight: WeightPlan, tensor: Any) -> TensorStats:
+    """Look at a weight as closely as its range algorithm needs."""
+    values = io.array_of(tensor)
+    if not weight.spec.range.needs_histogram:
+        return extremes(values, weight.spec.tile)
+    from onnxq.numerics.observe import observe  # noqa: PLC0415  the compiler is slow to load
+
+    return observe(values, weight.spec.tile)
+
+
+def _record(model: Model, plan: Plan, table: CalibrationTable) -> None:
+    """Write into the model how it was made."""
+    record = {
+        "onnxq.recipe": dumps(plan.recipe.over(Recipe(target=plan.target.name))),
+        "onnxq.float_model_sha256": model.sha256,
+        "onnxq.versions": json.dumps(dict(table.versions), sort_keys=True),
+        "onnxq.calibration_samples": str(table.samples),
+    }
+    for key, value in record.items():
+        model.proto.metadata_props.add(key=key, value=value)
+
+
+def compare(
+    reference: Path,
+    quantized: Path,
+    source: Source,
+    *,
+    measure_latency: bool = False,
+    runtime: Runtime | None = None,
+) -> Compared:
+    """Compare two models on data.
+
+    Args:
+        reference: The float model.
+        quantized: The quantized model.
+        source: The evaluation data; labels in it give accuracies.
+        measure_latency: Also time both models, with ``runtime.threads`` (1 if that is 0).
+        runtime: How to run the models.
+
+    Raises:
+        ModelError: A model cannot be loaded or run, or the two do not have the same interface.
+        CalibrationError: The data does not fit the models.
+    """
+    runtime = runtime or Runtime()
+    sessions = [Session(io.load(path).path, runtime) for path in (reference, quantized)]
+    found = comparing.compare(sessions[0], sessions[1], _batches(source, sessions[0]))
+    timed = _latency(reference, quantized, source, runtime) if measure_latency else None
+    return Compared(
+        comparison=found, sizes=(io.size_of(reference), io.size_of(quantized)), latency=timed
+    )
+
+
+def _latency(reference: Path, quantized: Path, source: Source, runtime: Runtime) -> Latency:
+    """Time both models on the first batch."""
+    runtime = replace(runtime, threads=runtime.threads or 1)
+    sessions = [Session(path, runtime) for path in (reference, quantized)]
+    first = next(_batches(source, sessions[0]))
+    return comparing.latency(sessions[0], sessions[1], first.inputs, runtime.threads)

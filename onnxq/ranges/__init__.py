@@ -1,0 +1,26 @@
+"""Range algorithms: statistics to the interval a tensor's codes shall cover."""
+
+from typing import Any
+
+from onnxq.ranges.minmax import MinMax
+from onnxq.ranges.mse import Mse
+from onnxq.ranges.percentile import Percentile
+from onnxq.registry import build, find
+from onnxq.types import RangeAlgorithm
+
+RANGES = (MinMax, Percentile, Mse)
+
+
+def range_algorithm(name: str, **options: Any) -> RangeAlgorithm:
+    """Return the range algorithm of a name, set up with options.
+
+    Raises:
+        UnknownNameError: No such algorithm, or no such option.
+        RecipeError: An option has a value the algorithm refuses.
+
+    Example:
+        >>> range_algorithm("percentile", percentile=99.9)
+        Percentile(percentile=99.9)
+    """
+    algorithm: RangeAlgorithm = build(find("ranges", name, RANGES), options, f"range {name!r}")
+    return algorithm

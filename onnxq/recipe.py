@@ -1,0 +1,213 @@
+"""Recipes: everything that can be asked, as one value that is read, merged and written.
+
+A recipe is YAML or JSON. Command line flags make a recipe too, and are laid over the file's::
+
+    target: cpu
+    weights: {range: mse}
+    activations: {range: percentile, range_options: {percentile: 99.99}}
+    rules:
+      - {name: "^/head/", quantize: false}
+      - {op: MatMul, activations: {symmetric: true}}
+
+For each node the first rule that matches decides; what it leaves open comes from the recipe's
+own ``activations`` and ``weights``, then from the target.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from onnxq.errors import RecipeError, UnknownNameError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRule:
+    """What is asked of a kind of tensor; None leaves it to the next in line.
+
+    Attributes:
+        dtype: Integer type, e.g. ``uint8``.
+        symmetric: Zero point fixed, or free.
+        granularity: ``tensor`` or ``channel``.
+        range: Name of a range algorithm.
+        range_options: Its options.
+    """
+
+    dtype: str | None = None
+    symmetric: bool | None = None
+    granularity: str | None = None
+    range: str | None = None
+    range_options: Mapping[str, Any] | None = None
+
+    def over(self, other: "TensorRule") -> "TensorRule":
+        """Return this rule with its gaps filled from another."""
+        merged = {**_given(other), **_given(self)}
+        if self.range is not None and self.range_options is None:
+            merged.pop("range_options", None)  # the options of another algorithm
+        return TensorRule(**merged)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeRule:
+    """What is asked of the nodes it matches.
+
+    Attributes:
+        name: Regular expression searched for in the node's name.
+        op: Operator type.
+        quantize: False keeps the nodes float.
+        activations: For the activations the nodes read and write.
+        weights: For their weights.
+    """
+
+    name: str | None = None
+    op: str | None = None
+    quantize: bool = True
+    activations: TensorRule = field(default_factory=TensorRule)
+    weights: TensorRule = field(default_factory=TensorRule)
+
+    def __post_init__(self) -> None:
+        """Refuse a rule that says nothing about which nodes, and broken expressions.
+
+        Raises:
+            ValueError: Neither name nor op is given, or the name is no regular expression.
+        """
+        if self.name is None and self.op is None:
+            raise ValueError("a rule needs a name or an op to match")
+        try:
+            re.compile(self.name or "")
+        except re.error as error:
+            raise ValueError(f"{self.name!r} is no regular expression: {error}") from error
+
+    def matches(self, name: str, op: str) -> bool:
+        """Say whether the rule is for a node."""
+        fits = self.op is None or self.op == op
+        return fits and (self.name is None or re.search(self.name, name) is not None)
+
+    def __str__(self) -> str:
+        """Return what it matches, for messages."""
+        return ", ".join(f"{k} {v!r}" for k, v in (("name", self.name), ("op", self.op)) if v)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that can be asked.
+
+    Attributes:
+        target: Name of a target or path of a target file.
+        activations: Defaults for activations.
+        weights: Defaults for weights.
+        rules: Exceptions, the first match wins.
+    """
+
+    target: str | None = None
+    activations: TensorRule = field(default_factory=TensorRule)
+    weights: TensorRule = field(default_factory=TensorRule)
+    rules: tuple[NodeRule, ...] = ()
+
+    def over(self, other: "Recipe") -> "Recipe":
+        """Return this recipe with its gaps filled from another; its rules come first."""
+        return Recipe(
+            target=self.target or other.target,
+            activations=self.activations.over(other.activations),
+            weights=self.weights.over(other.weights),
+            rules=self.rules + other.rules,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values without what is left open, as a recipe file would hold them."""
+        plain: dict[str, Any] = _pruned(asdict(self))
+        return plain
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Build a recipe from plain values.
+
+        Raises:
+            UnknownNameError: A key is not known.
+            RecipeError: A value is of the wrong kind.
+        """
+        plain = dict(_checked(content, cls, "recipe"))
+        for key in ("activations", "weights"):
+            plain[key] = _tensor_rule(plain.get(key) or {}, key)
+        rules = plain.get("rules") or []
+        if not isinstance(rules, list):
+            raise RecipeError("recipe: rules must be a list")
+        plain["rules"] = tuple(_node_rule(rule, number) for number, rule in enumerate(rules, 1))
+        return cls(**plain)
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe file, YAML or JSON.
+
+    Raises:
+        RecipeError: The file is missing, is neither, or holds what `Recipe.from_dict` refuses.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: {' '.join(str(error).split())}") from error
+    try:
+        return Recipe.from_dict(content or {})
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def dumps(recipe: Recipe) -> str:
+    """Return a recipe as one line of JSON."""
+    return json.dumps(recipe.to_dict(), sort_keys=True)
+
+
+def _tensor_rule(content: Mapping[str, Any], where: str) -> TensorRule:
+    """Build a tensor rule; a range may be a name, or a mapping with a name and options."""
+    plain = dict(_checked(content, TensorRule, where))
+    if plain.get("granularity") not in (None, "tensor", "channel"):
+        raise RecipeError(
+            f"{where}: granularity is tensor or channel, not {plain['granularity']!r}"
+        )
+    if plain.get("symmetric") not in (None, True, False):
+        raise RecipeError(f"{where}: symmetric is true or false, not {plain['symmetric']!r}")
+    return TensorRule(**plain)
+
+
+def _node_rule(content: Any, number: int) -> NodeRule:
+    """Build the n-th node rule."""
+    where = f"rule {number}"
+    plain = dict(_checked(content, NodeRule, where))
+    for key in ("activations", "weights"):
+        plain[key] = _tensor_rule(plain.get(key) or {}, f"{where}, {key}")
+    try:
+        return NodeRule(**plain)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _checked(content: Any, cls: type, where: str) -> Mapping[str, Any]:
+    """Refuse what is no mapping, and keys the class does not have."""
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"{where}: expected keys and values, found {content!r}")
+    names = {field.name for field in fields(cls)}
+    for key in content:
+        if key not in names:
+            raise UnknownNameError(f"key in {where}", str(key), names)
+    return content
+
+
+def _given(rule: TensorRule) -> dict[str, Any]:
+    """Return the fields of a rule that are not left open."""
+    return {f.name: v for f in fields(rule) if (v := getattr(rule, f.name)) is not None}
+
+
+def _pruned(value: Any) -> Any:
+    """Drop None and empty mappings from nested plain values."""
+    if isinstance(value, dict):
+        pruned = {key: _pruned(item) for key, item in value.items()}
+        return {key: item for key, item in pruned.items() if item not in (None, {}, [])}
+    if isinstance(value, (list, tuple)):
+        return [_pruned(item) for item in value]
+    return value

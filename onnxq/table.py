@@ -1,0 +1,114 @@
+"""The calibration table: statistics of many tensors, and a few samples to check results with.
+
+Two tables of the same model merge exactly: counts add, extremes compare, and the kept samples
+are the ones with the smallest content hash among all that were seen, so they do not depend on
+order or sharding.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxq.errors import CalibrationError
+from onnxq.numerics.histogram import merge
+from onnxq.readers import Feed
+from onnxq.types import TensorStats
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptSamples:
+    """The samples with the smallest content hashes, bounded in number and size.
+
+    A prefix of all samples in the order of their hashes: adding samples in any order, or
+    merging, gives the same prefix. ``cut`` remembers the smallest hash left out, so that a
+    merge cannot let in what lies behind a gap.
+
+    Attributes:
+        limit: Most samples to keep.
+        limit_bytes: Most bytes of arrays to keep.
+        feeds: Hash to feed, ascending.
+        cut: Smallest hash left out, or the empty string.
+    """
+
+    limit: int = 8
+    limit_bytes: int = 64 << 20
+    feeds: Mapping[str, Feed] = field(default_factory=dict)
+    cut: str = ""
+
+    def add(self, feeds: Iterable[Feed]) -> "KeptSamples":
+        """Offer more samples."""
+        if not self.limit:
+            return self
+        hashed = {content_hash(feed): feed for feed in feeds}
+        kept = self._prefix({**hashed, **self.feeds}, self.cut)
+        for key in kept.feeds.keys() - self.feeds.keys():  # not a view that holds a whole batch
+            kept.feeds[key].update({name: array.copy() for name, array in hashed[key].items()})
+        return kept
+
+    def merge(self, other: "KeptSamples") -> "KeptSamples":
+        """Combine what two parts of the data kept."""
+        cuts = [cut for cut in (self.cut, other.cut) if cut]
+        return self._prefix({**self.feeds, **other.feeds}, min(cuts, default=""))
+
+    def _prefix(self, feeds: Mapping[str, Feed], cut: str) -> "KeptSamples":
+        """Keep the beginning that the limits allow."""
+        kept: dict[str, Feed] = {}
+        size = 0
+        for key in sorted(feeds):
+            size += sum(array.nbytes for array in feeds[key].values())
+            if (cut and key >= cut) or len(kept) == self.limit or size > self.limit_bytes:
+                cut = min(cut, key) if cut else key
+                break
+            kept[key] = feeds[key]
+        return KeptSamples(limit=self.limit, limit_bytes=self.limit_bytes, feeds=kept, cut=cut)
+
+
+def content_hash(feed: Feed) -> str:
+    """Return a digest of a feed's names, types, shapes and values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(feed):
+        digest.update(f"{name}\0{feed[name].dtype.str}\0{feed[name].shape}\0".encode())
+        digest.update(np.ascontiguousarray(feed[name]).tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationTable:
+    """What calibration saw.
+
+    Attributes:
+        model_sha256: Digest of the float model it belongs to.
+        tensors: Tensor name to statistics.
+        samples: Number of samples seen.
+        batch_size: Samples a batch; a runtime's last bits can depend on it.
+        versions: Tool name to version, for the record.
+        kept: A few samples, for checking the result.
+    """
+
+    model_sha256: str
+    tensors: Mapping[str, TensorStats]
+    samples: int
+    batch_size: int
+    versions: Mapping[str, str] = field(default_factory=dict)
+    kept: KeptSamples = field(default_factory=KeptSamples)
+
+    def merge(self, other: "CalibrationTable") -> "CalibrationTable":
+        """Combine the tables of two parts of the data.
+
+        Raises:
+            CalibrationError: They are of different models or hold different tensors.
+        """
+        if self.model_sha256 != other.model_sha256:
+            raise CalibrationError("the tables are of different models")
+        if set(self.tensors) != set(other.tensors):
+            raise CalibrationError("the tables hold different tensors: calibrate alike")
+        return CalibrationTable(
+            model_sha256=self.model_sha256,
+            tensors={name: merge(seen, other.tensors[name]) for name, seen in self.tensors.items()},
+            samples=self.samples + other.samples,
+            batch_size=max(self.batch_size, other.batch_size),
+            versions=self.versions,
+            kept=self.kept.merge(other.kept),
+        )
