@@ -174,7 +174,7 @@ def _conform(array: Array, info: InputInfo, number: int) -> Array:
         raise CalibrationError(f"{where}: expected shape {expected}, found {found}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise CalibrationError(f"{where}: the data holds NaN or infinite values")
-    if array.dtype.name == info.dtype or info.dtype == "object":
+    if info.dtype in (array.dtype.name, "object"):
         return array
     if not _convertible(array.dtype, info.dtype):
         raise CalibrationError(f"{where}: expected {info.dtype}, found {array.dtype}")

@@ -1,6 +1,5 @@
 """Write files so that a target is either what it was before or complete."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -55,5 +54,5 @@ def refuse_inputs(target: Path, inputs: Iterable[Path]) -> None:
         OutputError: The target is an input, under whatever name.
     """
     for path in inputs:
-        if path.exists() and target.exists() and os.path.samefile(path, target):
+        if path.exists() and target.exists() and path.samefile(target):
             raise OutputError(f"{target}: the output would replace the input {path}")

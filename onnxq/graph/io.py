@@ -21,6 +21,8 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_m
 from onnxq.errors import ModelError
 from onnxq.types import Array
 
+Constant, Node, Tensor = gs.Constant, gs.Node, gs.Tensor
+
 PROTO_LIMIT = 2**31 - 2**20  # a protobuf message must stay below 2 GiB
 
 

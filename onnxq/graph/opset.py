@@ -47,9 +47,8 @@ def _put_back(original: onnx.ModelProto, raised: onnx.ModelProto) -> None:
     there = {tensor.name for tensor in raised.graph.initializer}
     weights = [t for t in original.graph.initializer if t.name not in there]
     raised.graph.initializer.extend(weights)
-    inputs = [value for value in original.graph.input]
     del raised.graph.input[:]
-    raised.graph.input.extend(inputs)
+    raised.graph.input.extend(original.graph.input)
     del raised.graph.output[:]
     raised.graph.output.extend(original.graph.output)
     raised.graph.quantization_annotation.extend(original.graph.quantization_annotation)

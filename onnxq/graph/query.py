@@ -1,5 +1,6 @@
 """Questions about a model that several rooms ask."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import onnx
@@ -35,10 +36,8 @@ def is_standard(node: gs.Node) -> bool:
 def tensor_types(model: Model) -> dict[str, TensorType]:
     """Infer element types and shapes of the main graph; what cannot be inferred is missing."""
     light = weightless(sync(model))
-    try:
-        light = onnx.shape_inference.infer_shapes(light)
-    except (onnx.shape_inference.InferenceError, RuntimeError):
-        pass  # a model with contradicting shapes still runs; it tells less
+    with suppress(onnx.shape_inference.InferenceError, RuntimeError):
+        light = onnx.shape_inference.infer_shapes(light)  # contradicting shapes only tell less
     graph = light.graph
     found = {}
     for value in (*graph.input, *graph.output, *graph.value_info):

@@ -76,7 +76,7 @@ def _scan(bits: Array, counts: Array) -> tuple[int, int, int, int]:
             key = value ^ ((value >> np.int32(31)) & MAGNITUDE)
             low = min(low, key)
             high = max(high, key)
-        if -HUGE_BITS <= low and high < HUGE_BITS:
+        if low >= -HUGE_BITS and high < HUGE_BITS:
             for value in block:
                 counts[np.uint32(value) >> np.uint32(31), (value & MAGNITUDE) >> SHIFT] += 1
         else:

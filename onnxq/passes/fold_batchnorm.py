@@ -55,12 +55,9 @@ def _refuse(layer: gs.Node, norm: gs.Node, outputs: set[str]) -> str:
     weight = array_of(layer.inputs[1])
     if output_channel_axis(layer, 1, weight.ndim) is None:
         return "its weights are grouped along the output channels"  # case 3
-    if layer.op == "Gemm" and (
-        layer.attrs.get("alpha", 1.0) != 1.0 or layer.attrs.get("beta", 1.0) != 1.0
-    ):
-        return "the Gemm scales by alpha or beta"  # case 3
-    if layer.op == "Gemm" and len(layer.inputs) > 2 and array_of(layer.inputs[2]).ndim != 1:
-        return "the Gemm's bias is no vector"  # case 3
+    scaled = [layer.attrs.get(key, 1.0) for key in ("alpha", "beta")] != [1.0, 1.0]
+    if scaled or (len(layer.inputs) > 2 and array_of(layer.inputs[2]).ndim != 1):
+        return "the Gemm scales by alpha or beta, or its bias is no vector"  # case 3
     if len(norm.outputs) != 1 or norm.attrs.get("training_mode", 0):
         return "it is in training form"  # case 4
     return ""

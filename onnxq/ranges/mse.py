@@ -66,13 +66,15 @@ class Mse:
             return lo, hi
         factors = np.linspace(1.0, self.smallest, self.candidates)
         best = factors[np.argmin(squared_errors(points, factors * lo, factors * hi, spec))]
-        lo, hi = best * lo, best * hi
+        lo, hi = float(best * lo), float(best * hi)
         if spec.symmetric or lo == 0 or hi == 0:
             return lo, hi
-        lows, highs = factors * lo, factors * hi
-        lo = lows[np.argmin(squared_errors(points, lows, np.full_like(lows, hi), spec))]
-        hi = highs[np.argmin(squared_errors(points, np.full_like(highs, lo), highs, spec))]
-        return lo, hi
+        ends = factors * lo
+        lo = float(ends[np.argmin(squared_errors(points, ends, np.full_like(ends, hi), spec))])
+        ends = factors * hi
+        return lo, float(
+            ends[np.argmin(squared_errors(points, np.full_like(ends, lo), ends, spec))]
+        )
 
 
 def squared_errors(points: tuple[Array, Array], lo: Array, hi: Array, spec: QuantSpec) -> Array:
@@ -92,7 +94,7 @@ def squared_errors(points: tuple[Array, Array], lo: Array, hi: Array, spec: Quan
     if spec.symmetric:
         half = (dtype.qmax - dtype.qmin) // 2
         scale = np.maximum(-lo, hi) / half
-        least, most = -half - 1.0, float(half)
+        least, most = np.array(-half - 1.0), np.array(float(half))
     else:
         scale = (hi - lo) / (dtype.qmax - dtype.qmin)
         zero_point = np.rint(dtype.qmin - lo / scale)
