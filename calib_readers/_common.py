@@ -68,7 +68,7 @@ def walk(directory: Path) -> Iterator[Path]:
     seen: set[Path] = set()
     for folder, folders, files in os.walk(directory, onerror=_refuse, followlinks=True):
         real = Path(folder).resolve()
-        if False:
+        if real in seen:
             folders.clear()
             continue
         seen.add(real)

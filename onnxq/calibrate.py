@@ -3,9 +3,7 @@
 Each batch is folded at once and forgotten, so memory does not grow with the number of samples.
 """
 
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
@@ -22,19 +20,6 @@ from onnxq.types import TensorStats
 TOOLS = ("onnxq", "onnxruntime", "onnx", "numpy")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a stage has come.
-
-    Attributes:
-        done: Samples so far.
-        seconds: Since the stage began.
-    """
-
-    done: int
-    seconds: float
-
-
 def observer(model: Model, tensors: Sequence[str], runtime: Runtime) -> Session:
     """Load the model so that it returns the tensors to observe; graph inputs are not asked for."""
     inputs = {tensor.name for tensor in model.graph.inputs}
@@ -47,7 +32,7 @@ def calibrate(
     tensors: Sequence[str],
     data: Iterable[Batch],
     table: CalibrationTable,
-    report: Callable[[Progress], None] = lambda _: None,
+    report: Callable[[int], None] = lambda _: None,
 ) -> CalibrationTable:
     """Fold batches into a table.
 
@@ -56,7 +41,7 @@ def calibrate(
         tensors: Names of the tensors to observe.
         data: Batches; each is run once.
         table: Where to start, usually an empty one made by `empty`.
-        report: Called after each batch.
+        report: Called after each batch with the number of samples so far.
 
     Returns:
         The table with the batches folded in.
@@ -66,7 +51,7 @@ def calibrate(
         ModelError: The model cannot run the data.
     """
     seen: dict[str, TensorStats] = dict(table.tensors)
-    kept, samples, start = table.kept, table.samples, time.monotonic()
+    kept, samples = table.kept, table.samples
     for batch in data:
         values = dict(batch.inputs)
         values.update(zip(session.outputs, session.run(batch.inputs), strict=True))
@@ -75,7 +60,7 @@ def calibrate(
             seen[name] = merge(seen[name], stats) if name in seen else stats
         kept = kept.add(batch.rows())
         samples += batch.samples
-        report(Progress(done=samples, seconds=time.monotonic() - start))
+        report(samples)
     return CalibrationTable(
         model_sha256=table.model_sha256,
         tensors=seen,

@@ -55,7 +55,7 @@ class UnknownNameError(RecipeError):
         """Build the message from what was asked and what there is.
 
         Args:
-            kind: What the name should have named, e.g. ``range algorithm``.
+            kind: What the name should have named, e.g. ``range``.
             name: What was asked for.
             known: The names there are.
         """

@@ -81,7 +81,9 @@ def batches(reader: Reader, inputs: Sequence[InputInfo], cut: Cut) -> Iterator[B
     if count == 0:
         raise CalibrationError("the data holds no sample")
     if count <= index:
-        raise CalibrationError(f"shard {index + 1} of {shards} is empty: only {count} batches")
+        raise CalibrationError(
+            f"shard {index}/{shards} is empty: the data fills only {count} batches"
+        )
 
 
 def _batch(feed: Feed, inputs: Sequence[InputInfo], *, stackable: bool) -> Batch:

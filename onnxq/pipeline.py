@@ -14,7 +14,6 @@ from typing import Any
 
 from onnxq import calibrate as calibration
 from onnxq import compare as comparing
-from onnxq.calibrate import Progress
 from onnxq.compare import Comparison, Latency
 from onnxq.emit.qdq import Emitted, emit_qdq, required_opset
 from onnxq.errors import ModelError, QualityError
@@ -55,6 +54,19 @@ class Source:
     reader: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     cut: Cut = field(default_factory=Cut)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a stage has come.
+
+    Attributes:
+        done: Samples so far.
+        total: Samples in all, None where the reader cannot tell.
+    """
+
+    done: int
+    total: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +140,13 @@ def calibrate(
     prepare(prepared)
     tensors = resolve(prepared, _target(recipe), recipe or Recipe()).sources
     session = calibration.observer(prepared, tensors, runtime)
-    data = _batches(source, session)
+    reader = _open(source, session)
+    data = batches(reader, session.inputs, source.cut)
     start = calibration.empty(prepared, source.cut.batch_size, keep_samples)
-    return calibration.calibrate(session, tensors, data, start, report)
+    total = _total(reader, source.cut)
+    return calibration.calibrate(
+        session, tensors, data, start, lambda done: report(Progress(done=done, total=total))
+    )
 
 
 def _target(recipe: Recipe | None) -> Any:
@@ -138,17 +154,26 @@ def _target(recipe: Recipe | None) -> Any:
     return target((recipe.target if recipe else None) or "cpu")
 
 
-def _batches(source: Source, session: Session) -> Iterator[Batch]:
-    """Open a source and cut it into batches."""
+def _open(source: Source, session: Session) -> Reader:
+    """Open a source and pass on what its reader wants the user to know."""
     reader = open_reader(source.data, session.inputs, source.reader, source.options)
-    _tell(reader)
-    return batches(reader, session.inputs, source.cut)
-
-
-def _tell(reader: Reader) -> None:
-    """Pass on what a reader wants the user to know."""
     for note in getattr(reader, "notes", ()):
         log.warning("%s", note)
+    return reader
+
+
+def _total(reader: Reader, cut: Cut) -> int | None:
+    """Return how many samples a cut of a reader will yield, or None if it cannot tell."""
+    try:
+        there = len(reader)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return min(there, cut.samples or there) // cut.shard[1]
+
+
+def _batches(source: Source, session: Session) -> Iterator[Batch]:
+    """Open a source and cut it into batches."""
+    return batches(_open(source, session), session.inputs, source.cut)
 
 
 def quantize(

@@ -6,7 +6,6 @@ and is found through the entry point group ``onnxq.readers``.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -78,17 +77,24 @@ def open_reader(
         UnknownNameError: No reader has that name.
     """
     path = Path(data)
-    if name is None and not path.exists() and data != "random" and ":" in data:
-        build = partial(find("readers", "module").of, data)
-    elif name is None and not path.exists() and data != "random":
+    custom = not path.exists() and data != "random" and name is None
+    if custom and ":" not in data:
         raise UsageError(f"{data}: no such file or folder")
-    else:
-        build = partial(_choose(data, path, name), path)
     try:
-        reader: Reader = build(inputs, **options)
+        reader: Reader
+        if custom:
+            reader = find("loaders", "module")(data, inputs, options)
+        else:
+            reader = _choose(data, path, name)(path, inputs, **options)
     except (TypeError, ValueError, OSError) as error:
-        raise CalibrationError(f"{data}: {error}") from error
+        raise CalibrationError(_with_source(data, error)) from error
     return reader
+
+
+def _with_source(data: str, error: Exception) -> str:
+    """Say which data an error is about, if it does not say so itself."""
+    text = str(error)
+    return text if data in text else f"{data}: {text}"
 
 
 def _choose(data: str, path: Path, name: str | None) -> Any:

@@ -108,6 +108,10 @@ def test_integers_take_raw_values_by_default(red: Path) -> None:
     assert read(red, Input(dtype="int8"), mean=128)[0, :, 0, 0].tolist() == [127, -128, -128]
 
 
+def test_integers_are_rounded(red: Path) -> None:
+    assert read(red, Input(dtype="uint8"), scale=0.5)[0, 0].max() == 128  # of 127.5
+
+
 # geometry
 
 

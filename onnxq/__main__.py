@@ -1,0 +1,5 @@
+"""``python -m onnxq``."""
+
+from onnxq.cli.app import main
+
+main()

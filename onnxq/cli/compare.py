@@ -1,0 +1,64 @@
+"""``onnxq compare``: how near the quantized model is to the float model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxq.cli import options
+
+
+def compare(
+    float_model: Annotated[
+        Path, typer.Argument(metavar="FLOAT", exists=True, dir_okay=False, help="The float model.")
+    ],
+    quantized: Annotated[
+        Path,
+        typer.Argument(metavar="QUANT", exists=True, dir_okay=False, help="The quantized model."),
+    ],
+    data: options.Data,
+    reader: options.ReaderName = None,
+    data_option: options.DataOptions = None,
+    samples: options.Samples = None,
+    batch_size: options.BatchSize = 8,
+    import_path: options.ImportPath = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Also time both models, with one thread by default.")
+    ] = False,
+    min_cosine: Annotated[
+        float | None,
+        typer.Option(min=-1.0, max=1.0, help="Exit with 7 if the worst output is below this."),
+    ] = None,
+    provider: options.Provider = "cpu",
+    threads: options.Threads = 0,
+    custom_ops: options.CustomOps = None,
+    json: options.Json = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Run both models on the same data and report how near the outputs are.
+
+    Labels in the data (an array named 'label' of class indices) give accuracies.
+
+    [bold]onnxq compare model.onnx model.int8.onnx --data eval/[/bold]
+    """
+    from onnxq import pipeline  # noqa: PLC0415
+    from onnxq.cli.common import runtime_of, source_of  # noqa: PLC0415
+    from onnxq.cli.console import Screen  # noqa: PLC0415
+    from onnxq.errors import QualityError  # noqa: PLC0415
+    from onnxq.report.plain import compared_dict  # noqa: PLC0415
+    from onnxq.report.text import compared_tables  # noqa: PLC0415
+
+    screen = Screen(quiet=quiet, verbose=verbose, to=json)
+    result = pipeline.compare(
+        float_model,
+        quantized,
+        source_of(data, reader, data_option, import_path, (batch_size, samples, None)),
+        measure_latency=latency,
+        runtime=runtime_of(provider, threads, custom_ops),
+    )
+    for table in compared_tables(result):
+        screen.print(table)
+    screen.json(compared_dict(result))
+    if min_cosine is not None and not result.comparison.cosine >= min_cosine:
+        raise QualityError(f"the cosine is {result.comparison.cosine:.5f}, below {min_cosine}")

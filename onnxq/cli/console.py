@@ -1,0 +1,129 @@
+"""What a person sees: results, progress, warnings and errors."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from onnxq.errors import OnnxqError
+
+INTERRUPTED = 130
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn the errors of a command into one line and the documented exit code."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except OnnxqError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("interrupted: nothing was written", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run
+
+
+class Screen:
+    """Prints for a person, and JSON for a machine.
+
+    With ``--json -`` standard output carries the JSON only; everything else goes to standard
+    error.
+    """
+
+    def __init__(
+        self, *, quiet: bool = False, verbose: bool = False, to: str | None = None
+    ) -> None:
+        """Set up printing and the log.
+
+        Args:
+            quiet: Only warnings and errors.
+            verbose: Details too.
+            to: Where the JSON goes: a file, ``-``, or None for nowhere.
+        """
+        from rich.console import Console  # noqa: PLC0415  slow to load
+
+        self._json = to
+        self._console = Console(stderr=to == "-", quiet=quiet, highlight=False, soft_wrap=True)
+        handler = _Handler(Console(stderr=True, highlight=False, soft_wrap=True))
+        log = logging.getLogger("onnxq")
+        log.handlers[:] = [handler]
+        log.setLevel(logging.INFO if verbose else logging.WARNING)
+        log.propagate = False
+
+    def print(self, *things: Any) -> None:
+        """Print text or anything rich can show."""
+        self._console.print(*things)
+
+    def json(self, content: Any) -> None:
+        """Write the machine-readable result where it was asked for.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        if self._json is None:
+            return
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        if self._json == "-":
+            sys.stdout.write(text)
+            return
+        from onnxq.files import staged  # noqa: PLC0415
+
+        with staged(Path(self._json)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    @contextmanager
+    def progress(self, stage: str) -> Iterator[Callable[[Any], None]]:
+        """Show how far a stage is: a bar on a terminal, one line at its end elsewhere.
+
+        Yields:
+            To be called with each `onnxq.pipeline.Progress`.
+        """
+        from rich import progress as bars  # noqa: PLC0415
+
+        done = 0
+        columns = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.TextColumn("{task.completed:.0f}/{task.total} samples"),
+            bars.TextColumn("{task.fields[rate]}"),
+            bars.TimeRemainingColumn(),
+        )
+        with bars.Progress(
+            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+        ) as bar:
+            task = bar.add_task(stage, total=None, rate="")
+
+            def report(progress: Any) -> None:
+                nonlocal done
+                done = progress.done
+                speed = bar.tasks[0].speed
+                rate = f"{speed:.1f} samples/s" if speed else ""
+                bar.update(task, completed=done, total=progress.total, rate=rate)
+
+            yield report
+            seconds = bar.tasks[0].elapsed or 0.0
+        speed = f", {done / seconds:.1f} samples/s" if seconds else ""
+        self.print(f"{stage}: {done} samples in {seconds:.1f} s{speed}")
+
+
+class _Handler(logging.Handler):
+    """Shows log records as one line each."""
+
+    def __init__(self, console: Any) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print ``warning: …``, or the bare text of what is only information."""
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        self._console.print(f"{prefix}{record.getMessage()}", markup=False)

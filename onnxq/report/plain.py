@@ -1,0 +1,83 @@
+"""Results as plain values: what ``--json`` writes."""
+
+import math
+from typing import Any
+
+from onnxq.compare import Comparison
+from onnxq.metrics.classification import Paired
+from onnxq.pipeline import Compared, Quantized
+
+
+def comparison_dict(comparison: Comparison) -> dict[str, Any]:
+    """Return cosine, SQNR and the rest of every output, and accuracies where there are any."""
+    outputs = {
+        output.name: {
+            "cosine": number(output.similarity.cosine),
+            "cosine_min": number(output.similarity.cosine_min),
+            "sqnr_db": number(output.similarity.sqnr),
+            "max_abs": number(output.similarity.max_abs),
+            "agreement": output.agreement,
+        }
+        for output in comparison.outputs
+    }
+    found: dict[str, Any] = {"samples": comparison.samples, "outputs": outputs}
+    for name, accuracy in (("top1", comparison.top1), ("top5", comparison.top5)):
+        if accuracy is not None:
+            found[name] = _paired_dict(accuracy)
+    return found
+
+
+def _paired_dict(paired: Paired) -> dict[str, float]:
+    """Return both means and the interval of their difference."""
+    return {
+        "float": paired.before,
+        "quantized": paired.after,
+        "difference": paired.difference,
+        "interval95": paired.half_width,
+        "samples": paired.samples,
+    }
+
+
+def number(value: float) -> float | str | None:
+    """Return a number as JSON can hold it: infinities as text, NaN as null."""
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else str(value)
+
+
+def compared_dict(result: Compared) -> dict[str, Any]:
+    """Return what ``compare`` measured."""
+    found = comparison_dict(result.comparison)
+    found["bytes"] = {"float": result.sizes[0], "quantized": result.sizes[1]}
+    if result.latency is not None:
+        found["latency"] = {
+            "float_ms": result.latency.float_ms,
+            "quantized_ms": result.latency.quantized_ms,
+            "ratio": result.latency.ratio,
+            "batch_size": result.latency.batch_size,
+            "threads": result.latency.threads,
+            "runs": result.latency.runs,
+        }
+    return found
+
+
+def quantized_dict(result: Quantized) -> dict[str, Any]:
+    """Return what ``quantize`` did, node by node."""
+    return {
+        "path": str(result.path),
+        "target": result.plan.target.name,
+        "recipe": result.plan.recipe.to_dict(),
+        "opset": {"float": result.opset[0], "quantized": result.opset[1]},
+        "onnxruntime": result.onnxruntime,
+        "bytes": {"float": result.sizes[0], "quantized": result.sizes[1]},
+        "raised_scales": dict(result.emitted.raised),
+        "nodes": [
+            {"name": n.label, "op": n.op, "quantized": n.quantized, "reason": n.reason}
+            for n in result.plan.nodes.values()
+        ],
+        "activations": [
+            {"name": a.name, "dtype": a.spec.dtype.name, "source": a.source, "reason": a.reason}
+            for a in result.plan.activations.values()
+        ],
+        "check": comparison_dict(result.check) if result.check else None,
+    }

@@ -1,0 +1,114 @@
+"""Results for people: lines and rich tables."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from onnxq.metrics.classification import Paired
+from onnxq.pipeline import Compared, Quantized
+
+WARN_COSINE = 0.99
+
+
+def quantized_lines(result: Quantized) -> Iterator[str]:
+    """Yield what ``quantize`` did, line by line."""
+    plan = result.plan
+    quantized = Counter(node.op for node in plan.nodes.values() if node.quantized)
+    counts = ", ".join(f"{count} {op}" for op, count in quantized.most_common())
+    yield f"quantized on {plan.target.name}: {counts}"
+    yield from _left_float(result)
+    if result.emitted.raised:
+        raised = sum(result.emitted.raised.values())
+        yield f"{raised} weight scales were raised so that their biases fit int32"
+    before, after = result.opset
+    raised_opset = f"opset {before} → {after}" if before != after else f"opset {after}"
+    float_size, size = result.sizes
+    yield (
+        f"{result.path}: {size / 1e6:.2f} MB, {size / float_size:.2f} × float; {raised_opset}, "
+        f"onnxruntime {result.onnxruntime} or newer"
+    )
+    yield from _check(result)
+
+
+def _left_float(result: Quantized) -> Iterator[str]:
+    """Yield what stays float among the operators the target could quantize."""
+    ops = result.plan.target.ops
+    reasons = Counter(
+        (node.op, node.reason)
+        for node in result.plan.nodes.values()
+        if not node.quantized and node.op in ops and ops[node.op].role == "compute"
+    )
+    for (op, reason), count in reasons.most_common():
+        yield f"left float: {count} {op}: {reason}"
+
+
+def _check(result: Quantized) -> Iterator[str]:
+    """Yield how near the result is to the float model on the kept samples."""
+    if result.check is None:
+        yield "not checked against the float model: the table keeps no samples"
+        return
+    for output in result.check.outputs:
+        near = output.similarity
+        yield (
+            f"{output.name}: cosine {near.cosine:.5f}, SQNR {near.sqnr:.1f} dB "
+            f"on {result.check.samples} calibration samples"
+        )
+        if near.samples and not near.cosine >= WARN_COSINE:
+            yield (
+                f"warning: {output.name} is far from the float model (cosine below {WARN_COSINE}): "
+                "try --range mse, --per-channel, more calibration samples, or --exclude"
+            )
+
+
+def compared_tables(result: Compared) -> Iterator[Table]:
+    """Yield the comparison of the outputs, then accuracies, size and time."""
+    comparison = result.comparison
+    table = Table(title=f"{comparison.samples} samples", title_justify="left")
+    for heading in ("output", "cosine", "worst cosine", "SQNR dB", "max |Δ|", "agreement"):
+        table.add_column(heading, justify="left" if heading == "output" else "right")
+    for output in comparison.outputs:
+        near = output.similarity
+        agreement = "–" if output.agreement is None else f"{100 * output.agreement:.2f} %"
+        table.add_row(
+            output.name,
+            f"{near.cosine:.6f}",
+            f"{near.cosine_min:.6f}",
+            f"{near.sqnr:.2f}",
+            f"{near.max_abs:.4g}",
+            agreement,
+        )
+    yield table
+    yield _costs(result)
+
+
+def _costs(result: Compared) -> Table:
+    """Return accuracies, size and time of both models side by side."""
+    table = Table()
+    for heading in ("", "float", "quantized", "change"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, accuracy in (("top-1", result.comparison.top1), ("top-5", result.comparison.top5)):
+        if accuracy is not None:
+            table.add_row(name, *_accuracy_row(accuracy))
+    before, after = result.sizes
+    table.add_row(
+        "size", f"{before / 1e6:.2f} MB", f"{after / 1e6:.2f} MB", f"{after / before:.2f} ×"
+    )
+    if result.latency is not None:
+        timed = result.latency
+        table.add_row(
+            f"latency, batch {timed.batch_size}, {timed.threads} thread(s)",
+            f"{timed.float_ms:.2f} ms",
+            f"{timed.quantized_ms:.2f} ms",
+            f"{timed.ratio:.2f} ×",
+        )
+    return table
+
+
+def _accuracy_row(accuracy: Paired) -> tuple[str, str, str]:
+    """Return float, quantized and the paired difference with its 95 % interval."""
+    return (
+        f"{100 * accuracy.before:.2f} %",
+        f"{100 * accuracy.after:.2f} %",
+        f"{100 * accuracy.difference:+.2f} ± {100 * accuracy.half_width:.2f} points",
+    )
