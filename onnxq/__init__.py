@@ -1,1 +1,47 @@
-"""onnxq: float ONNX models to quantized ONNX models."""
+"""onnxq: float ONNX models to quantized ONNX models, offline and without training.
+
+The command line and this module do the same; see `onnxq.pipeline` for what each step returns.
+Names are loaded when first used, since models and runtimes are slow to import.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxq.errors import OnnxqError
+    from onnxq.feeds import Cut
+    from onnxq.graph.session import Runtime
+    from onnxq.pipeline import Source, calibrate, compare, quantize
+    from onnxq.recipe import NodeRule, Recipe, TensorRule
+
+__all__ = [
+    "Cut",
+    "NodeRule",
+    "OnnxqError",
+    "Recipe",
+    "Runtime",
+    "Source",
+    "TensorRule",
+    "calibrate",
+    "compare",
+    "quantize",
+]
+
+_HOME = {
+    "Cut": "feeds",
+    "NodeRule": "recipe",
+    "OnnxqError": "errors",
+    "Recipe": "recipe",
+    "Runtime": "graph.session",
+    "Source": "pipeline",
+    "TensorRule": "recipe",
+    "calibrate": "pipeline",
+    "compare": "pipeline",
+    "quantize": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'onnxq' has no attribute {name!r}")
+    return getattr(import_module(f"onnxq.{_HOME[name]}"), name)

@@ -47,12 +47,17 @@ def staged(target: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def refuse_inputs(target: Path, inputs: Iterable[Path]) -> None:
-    """Refuse a target that is one of the files to be read.
+def check_target(target: Path, inputs: Iterable[Path]) -> None:
+    """Refuse a target before any work is done for it.
 
     Raises:
-        OutputError: The target is an input, under whatever name.
+        OutputError: The target is a folder, its folder does not exist, or it is one of the
+            files to be read, under whatever name.
     """
+    if target.is_dir():
+        raise OutputError(f"{target}: is a folder; name a file")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: the folder {target.parent} does not exist")
     for path in inputs:
         if path.exists() and target.exists() and path.samefile(target):
             raise OutputError(f"{target}: the output would replace the input {path}")

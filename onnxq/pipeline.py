@@ -16,9 +16,9 @@ from onnxq import calibrate as calibration
 from onnxq import compare as comparing
 from onnxq.compare import Comparison, Latency
 from onnxq.emit.qdq import Emitted, emit_qdq, required_opset
-from onnxq.errors import ModelError, QualityError
+from onnxq.errors import CalibrationError, ModelError, QualityError
 from onnxq.feeds import Batch, Cut, batches
-from onnxq.files import refuse_inputs, staged
+from onnxq.files import check_target, staged
 from onnxq.graph import io
 from onnxq.graph.io import Model
 from onnxq.graph.opset import lowest_onnxruntime, raise_opset
@@ -28,7 +28,7 @@ from onnxq.numerics.extremes import extremes
 from onnxq.passes import PassReport
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, WeightPlan, resolve
-from onnxq.readers import Reader, open_reader
+from onnxq.readers import Reader, about, open_reader
 from onnxq.recipe import Recipe, dumps
 from onnxq.table import CalibrationTable
 from onnxq.targets import target
@@ -141,7 +141,7 @@ def calibrate(
     tensors = resolve(prepared, _target(recipe), recipe or Recipe()).sources
     session = calibration.observer(prepared, tensors, runtime)
     reader = _open(source, session)
-    data = batches(reader, session.inputs, source.cut)
+    data = _cut(source, reader, session)
     start = calibration.empty(prepared, source.cut.batch_size, keep_samples)
     total = _total(reader, source.cut)
     return calibration.calibrate(
@@ -173,7 +173,15 @@ def _total(reader: Reader, cut: Cut) -> int | None:
 
 def _batches(source: Source, session: Session) -> Iterator[Batch]:
     """Open a source and cut it into batches."""
-    return batches(_open(source, session), session.inputs, source.cut)
+    return _cut(source, _open(source, session), session)
+
+
+def _cut(source: Source, reader: Reader, session: Session) -> Iterator[Batch]:
+    """Cut a reader into batches; errors say which data they are about."""
+    try:
+        yield from batches(reader, session.inputs, source.cut)
+    except CalibrationError as error:
+        raise about(source.data, error) from error
 
 
 def quantize(
@@ -206,7 +214,7 @@ def quantize(
         OutputError: The output cannot be written, or is an input.
     """
     runtime = runtime or Runtime()
-    refuse_inputs(output, [model])
+    check_target(output, [model])
     prepared, plan, passes, before = _plan(model, recipe)
     calibration.check_table(table, prepared, plan.sources)
     samples = [

@@ -87,14 +87,14 @@ def open_reader(
         else:
             reader = _choose(data, path, name)(path, inputs, **options)
     except (TypeError, ValueError, OSError) as error:
-        raise CalibrationError(_with_source(data, error)) from error
+        raise about(data, error) from error
     return reader
 
 
-def _with_source(data: str, error: Exception) -> str:
-    """Say which data an error is about, if it does not say so itself."""
+def about(data: str, error: Exception) -> CalibrationError:
+    """Return an error that says which data it is about, if it does not say so already."""
     text = str(error)
-    return text if data in text else f"{data}: {text}"
+    return CalibrationError(text if data in text else f"{data}: {text}")
 
 
 def _choose(data: str, path: Path, name: str | None) -> Any:
@@ -105,5 +105,7 @@ def _choose(data: str, path: Path, name: str | None) -> Any:
         cls = find("readers", candidate)
         if cls.accepts(path):
             return cls
+    if path.is_dir() and not any(path.iterdir()):
+        raise CalibrationError(f"{data}: the folder is empty")
     names = ", ".join(sorted(known("readers")))
     raise CalibrationError(f"{data}: no reader takes this; name one of {names} with --reader")

@@ -62,7 +62,7 @@ class Inverted(nn.Module):
         """Apply the block."""
         y = self.expand(x)
         with torch.autocast("cpu", enabled=False):  # strided depthwise is slow in bfloat16
-            y = self.depthwise(y.float())
+            y = self.depthwise(y.float() if y.dtype == torch.bfloat16 else y)
         y = self.project(y)
         return x + y if self.adds else y
 

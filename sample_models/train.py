@@ -188,6 +188,17 @@ def fit(task: Task, split: fashion.Split) -> nn.Module:
     return net.eval().to(memory_format=torch.contiguous_format)
 
 
+def fix_shapes(model: onnx.ModelProto, net: nn.Module, example: np.ndarray) -> None:
+    """Write the outputs' sizes, all but the batch's, where the exporter left names."""
+    with torch.no_grad():
+        found = net(torch.from_numpy(example))
+    for value, array in zip(
+        model.graph.output, [found] if isinstance(found, Tensor) else found, strict=True
+    ):
+        for dim, size in zip(value.type.tensor_type.shape.dim[1:], array.shape[1:], strict=True):
+            dim.dim_value = size
+
+
 def export(net: nn.Module, task: Task, example: np.ndarray, path: Path) -> None:
     """Write the network as ONNX, opset 13, with a dynamic batch axis.
 
@@ -214,6 +225,7 @@ def export(net: nn.Module, task: Task, example: np.ndarray, path: Path) -> None:
     )
     model = onnx.load(path)
     model.ir_version = IR_VERSION
+    fix_shapes(model, net, example)
     onnx.checker.check_model(model, full_check=True)
     norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
     trains = [a for node in norms for a in node.attribute if a.name == "training_mode" and a.i]

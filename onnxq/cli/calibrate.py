@@ -44,11 +44,11 @@ def calibrate(
     from onnxq import pipeline, table_file  # noqa: PLC0415
     from onnxq.cli.common import asked, runtime_of, source_of  # noqa: PLC0415
     from onnxq.cli.console import Screen  # noqa: PLC0415
-    from onnxq.files import refuse_inputs  # noqa: PLC0415
+    from onnxq.files import check_target  # noqa: PLC0415
 
     screen = Screen(quiet=quiet, verbose=verbose)
     source = source_of(data, reader, data_option, import_path, (batch_size, samples, shard))
-    refuse_inputs(output, [model, Path(data)])
+    check_target(output, [model, Path(data)])
     with screen.progress("calibrate") as report:
         table = pipeline.calibrate(
             model,

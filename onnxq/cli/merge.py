@@ -23,10 +23,10 @@ def merge(
 
     from onnxq import table_file  # noqa: PLC0415
     from onnxq.cli.console import Screen  # noqa: PLC0415
-    from onnxq.files import refuse_inputs  # noqa: PLC0415
+    from onnxq.files import check_target  # noqa: PLC0415
 
     screen = Screen(quiet=quiet)
-    refuse_inputs(output, tables)
+    check_target(output, tables)
     merged = reduce(lambda a, b: a.merge(b), map(table_file.load, tables))
     table_file.save(merged, output)
     screen.print(f"{output}: {len(merged.tensors)} tensors, {merged.samples} samples")

@@ -82,7 +82,7 @@ def quantize(
     from onnxq.cli.common import asked, runtime_of, source_of  # noqa: PLC0415
     from onnxq.cli.console import Screen  # noqa: PLC0415
     from onnxq.errors import UsageError  # noqa: PLC0415
-    from onnxq.files import refuse_inputs  # noqa: PLC0415
+    from onnxq.files import check_target  # noqa: PLC0415
     from onnxq.recipe import NodeRule, TensorRule  # noqa: PLC0415
     from onnxq.report.plain import quantized_dict  # noqa: PLC0415
     from onnxq.report.text import quantized_lines  # noqa: PLC0415
@@ -105,7 +105,7 @@ def quantize(
         + tuple(NodeRule(op=op, quantize=False) for op in exclude_op or []),
     )
     runtime = runtime_of(provider, threads, custom_ops)
-    refuse_inputs(output, [model] + ([calib] if calib else []))
+    check_target(output, [model] + ([calib] if calib else []))
     if calib is not None:
         table = table_file.load(calib)
     else:

@@ -11,9 +11,13 @@ class Names:
     """Gives out tensor names that are free in a model, subgraphs included."""
 
     def __init__(self, model: Model) -> None:
-        """Note the names in use."""
+        """Note the names in use, those of tensors no node touches included."""
         graphs = [model.graph, *model.graph.subgraphs(recursive=True)]
         self._taken = {name for graph in graphs for name in graph.tensors()}
+        proto = model.proto.graph
+        for named in (proto.input, proto.output, proto.initializer, proto.value_info):
+            self._taken.update(entry.name for entry in named)
+        self._taken.update(sparse.values.name for sparse in proto.sparse_initializer)
 
     def new(self, stem: str) -> str:
         """Return the stem, or the stem with a number if it is taken, and take it."""

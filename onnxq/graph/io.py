@@ -72,7 +72,7 @@ def load(path: Path) -> Model:
 def _parse(path: Path) -> onnx.ModelProto:
     """Read the message without its external data."""
     try:
-        proto = onnx.load(path, load_external_data=False)
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except OSError as error:
@@ -102,7 +102,7 @@ def _digest(path: Path, proto: onnx.ModelProto) -> str:
 
 def size_of(path: Path) -> int:
     """Return the bytes of a model file with its external data."""
-    files = [path, *_external(path, onnx.load(path, load_external_data=False))]
+    files = [path, *_external(path, _parse(path))]
     return sum(file.stat().st_size for file in files)
 
 
@@ -128,9 +128,16 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def from_proto(proto: onnx.ModelProto, path: Path = Path(), sha256: str = "") -> Model:
-    """Link a message into a model; the message belongs to the model afterwards."""
+    """Link a message into a model; the message belongs to the model afterwards.
+
+    Raises:
+        ModelError: A node holds binary data where graphsurgeon reads text.
+    """
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
-    graph = gs.import_onnx(proto)
+    try:
+        graph = gs.import_onnx(proto)
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: a text attribute of a node holds bytes, not text") from error
     for node, message in zip(graph.nodes, proto.graph.node, strict=True):
         node.origin = message
     return Model(graph=graph, proto=proto, path=path, sha256=sha256)
@@ -152,6 +159,9 @@ def sync(model: Model) -> onnx.ModelProto:
     for entries in (proto.initializer, proto.value_info, proto.input):
         _drop(entries, "name", gone)
     _drop(proto.quantization_annotation, "tensor_name", gone)
+    for index in reversed(range(len(proto.sparse_initializer))):
+        if proto.sparse_initializer[index].values.name in gone:
+            del proto.sparse_initializer[index]
     _add_constants(model)
     return model.proto
 
@@ -221,8 +231,14 @@ def _add_constants(model: Model) -> None:
     for node in model.graph.nodes:
         for tensor in node.inputs:
             if isinstance(tensor, gs.Constant) and tensor.name not in known:
-                proto.initializer.append(tensor._values.tensor)  # noqa: SLF001
+                add_initializer(model, tensor._values.tensor)  # noqa: SLF001
                 known.add(tensor.name)
+
+
+def add_initializer(model: Model, message: onnx.TensorProto) -> None:
+    """Add an initializer to the message; before IR 4 it would have to be a graph input too."""
+    model.proto.graph.initializer.append(message)
+    model.proto.ir_version = max(model.proto.ir_version, 4)
 
 
 def constant(name: str, values: Array) -> gs.Constant:
@@ -233,8 +249,23 @@ def constant(name: str, values: Array) -> gs.Constant:
 
 def array_of(tensor: gs.Constant) -> Array:
     """Return the values of a constant in their own element type."""
-    values: Array = onnx.numpy_helper.to_array(tensor._values.tensor)  # noqa: SLF001
+    message = tensor._values.tensor  # noqa: SLF001
+    if isinstance(message, onnx.SparseTensorProto):
+        return _dense(message)
+    values: Array = onnx.numpy_helper.to_array(message)
     return values
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> Array:
+    """Return the values of a sparse constant, zeros included."""
+    values = onnx.numpy_helper.to_array(sparse.values)
+    indices = onnx.numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if indices.ndim == 1:  # positions in C order
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return dense
 
 
 def write(model: Model, path: Path) -> None:

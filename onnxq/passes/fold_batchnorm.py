@@ -10,15 +10,16 @@ After:
 Refused: (1) the layer's output has other readers, or is a graph output; (2) weights or
 statistics are not constant; (3) the layer's output channels are not one axis of its weights
 (grouped ConvTranspose), or its form does more than multiply and add (Gemm with α, β ≠ 1);
-(4) the BatchNormalization is in training form. Weights shared with another layer are copied
-under a new name, so that the other layer keeps its own.
+(4) the BatchNormalization is in training form; (5) it has statistics for every position
+(``spatial = 0`` before opset 9). Weights shared with another layer are copied under a new name,
+so that the other layer keeps its own.
 """
 
 import onnx_graphsurgeon as gs
 
 from onnxq.graph.edit import Names, set_inputs
 from onnxq.graph.io import Model, array_of, constant
-from onnxq.graph.query import label, output_channel_axis
+from onnxq.graph.query import is_standard, label, output_channel_axis
 from onnxq.numerics.fold import batchnorm_affine, fold_affine
 from onnxq.passes import PassReport
 
@@ -30,17 +31,17 @@ def fold_batchnorm(model: Model) -> PassReport:
     changed, skipped = [], []
     outputs = {tensor.name for tensor in model.graph.outputs}
     names = Names(model)
-    for norm in [node for node in model.graph.nodes if node.op == "BatchNormalization"]:
+    for norm in [n for n in model.graph.nodes if n.op == "BatchNormalization" and is_standard(n)]:
         producers = norm.inputs[0].inputs
-        if len(producers) != 1 or producers[0].op not in LINEAR:
+        if len(producers) != 1 or producers[0].op not in LINEAR or not is_standard(producers[0]):
             skipped.append((label(norm), "no Conv, ConvTranspose or Gemm comes before it"))
             continue
         reason = _refuse(producers[0], norm, outputs)
         if reason:
             skipped.append((label(norm), reason))
         else:
-            _fold(model, names, producers[0], norm)
             changed.append(label(norm))
+            _fold(model, names, producers[0], norm)
     return PassReport(name="fold_batchnorm", changed=tuple(changed), skipped=tuple(skipped))
 
 
@@ -60,6 +61,8 @@ def _refuse(layer: gs.Node, norm: gs.Node, outputs: set[str]) -> str:
         return "the Gemm scales by alpha or beta, or its bias is no vector"  # case 3
     if len(norm.outputs) != 1 or norm.attrs.get("training_mode", 0):
         return "it is in training form"  # case 4
+    if not norm.attrs.get("spatial", 1):
+        return "it has statistics for every position"  # case 5
     return ""
 
 

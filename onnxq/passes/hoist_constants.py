@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxq.graph.io import Model
+from onnxq.graph.io import Model, add_initializer
 from onnxq.graph.query import label
 from onnxq.passes import PassReport
 
@@ -33,10 +33,11 @@ def hoist_constants(model: Model) -> PassReport:
         elif message is None:
             skipped.append((label(node), "it holds no dense tensor"))  # case 2
         else:
+            changed.append(label(node))
             tensor.inputs.clear()
             tensor.to_constant(gs.ir.tensor.LazyValues(message))
             model.graph.nodes.remove(node)
-            changed.append(label(node))
+            add_initializer(model, message)  # now: who captures it in a subgraph is not asked later
     return PassReport(name="hoist_constants", changed=tuple(changed), skipped=tuple(skipped))
 
 

@@ -1,0 +1,82 @@
+"""Slow, obvious answers to compare the fast code with: loops over raw values, no histogram."""
+
+import itertools
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from onnxq.types import Array, IntType, QuantParams, Tile
+
+
+def tile_members(
+    shape: tuple[int, ...], tile: Tile
+) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
+    """Return the indices that lie in each tile, by walking over all elements."""
+    members: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for index in itertools.product(*map(range, shape)):
+        where = tuple(i // step if step else 0 for i, step in zip(index, tile, strict=False))
+        members.setdefault(where, []).append(index)
+    return members
+
+
+def quantize(real: Array, params: QuantParams) -> Array:
+    """Return ``clamp(round(x/s) + z)`` element by element; `round` is half to even."""
+    codes = np.zeros(real.shape, np.int64)
+    for where, members in tile_members(real.shape, params.tile).items():
+        scale, zero_point = params.scale[where], int(params.zero_point[where])
+        for index in members:
+            with np.errstate(over="ignore"):
+                quotient = float(np.float32(real[index]) / scale)
+            quotient = min(max(quotient, -(2.0**40)), 2.0**40)
+            code = round(quotient) + zero_point
+            codes[index] = min(max(code, params.dtype.qmin), params.dtype.qmax)
+    return codes
+
+
+def seen(values: Iterable[float]) -> tuple[int, float, float, int, int]:
+    """Return count, lo, hi, NaN count and infinite-or-huge count of float32 values."""
+    count, lo, hi, nan, infinite = 0, math.inf, -math.inf, 0, 0
+    for value in values:
+        count += 1
+        if math.isnan(value):
+            nan += 1
+        elif abs(value) >= float(np.float32(1e30)):
+            infinite += 1
+        else:
+            lo, hi = min(lo, value), max(hi, value)
+    return count, lo, hi, nan, infinite
+
+
+def percentile(values: Array, share: float, *, symmetric: bool) -> tuple[float, float]:
+    """Return the ends that keep ``share`` per cent of the raw values at each end."""
+    least, most = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    if symmetric:
+        limit = _smallest_covering(np.abs(values), share)
+        return max(-limit, least), min(limit, most)
+    lo, hi = -_smallest_covering(-values, share), _smallest_covering(values, share)
+    return min(0.0, lo), max(0.0, hi)
+
+
+def _smallest_covering(values: Array, share: float) -> float:
+    """Return the smallest value that ``share`` per cent of the values do not exceed."""
+    wanted = share / 100 * values.size
+    for covered, value in enumerate(sorted(values.tolist()), 1):
+        if covered >= wanted:
+            return float(value)
+    raise AssertionError("no share above 100 per cent")
+
+
+def squared_error(values: Array, lo: float, hi: float, dtype: IntType, *, symmetric: bool) -> float:
+    """Return the summed squared error of quantizing raw values with a range, in float64."""
+    if symmetric:
+        half = (dtype.qmax - dtype.qmin) // 2
+        scale, zero_point = max(-lo, hi) / half, dtype.qmin + half + 1
+    else:
+        scale = (hi - lo) / (dtype.qmax - dtype.qmin)
+        zero_point = round(dtype.qmin - lo / scale)
+    total = 0.0
+    for value in values.tolist():
+        code = min(max(round(value / scale) + zero_point, dtype.qmin), dtype.qmax)
+        total += ((code - zero_point) * scale - value) ** 2
+    return total
