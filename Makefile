@@ -4,7 +4,7 @@ BIN := .venv/bin
 SAMPLES := sample_models
 DEMO := demo
 
-.PHONY: setup demo test lint types imports unit fmt test-deep golden models bench clean
+.PHONY: setup demo test lint types imports unit fmt test-deep golden models clean
 
 setup: .venv/ready
 
@@ -53,10 +53,8 @@ golden: .venv/ready
 	git diff --stat tests/golden
 
 models: .venv/ready
-	$(PYTHON) $(SAMPLES)/train.py
-
-bench: .venv/ready
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/pip install --quiet torch
+	$(BIN)/python $(SAMPLES)/train.py
 
 clean:
 	rm -rf .venv $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxq.graph.io import Constant, Model, Node, Tensor, array_of
-from onnxq.graph.query import TensorType, activation_bounds, is_standard, label
+from onnxq.graph.query import (
+    TensorType,
+    activation_bounds,
+    is_standard,
+    label,
+    output_channel_axis,
+)
 from onnxq.recipe import NodeRule, Recipe
 from onnxq.targets import OpRule, Target
 
@@ -83,16 +89,19 @@ def choose(context: Context) -> tuple[dict[str, Node], dict[str, str]]:
         reasons.update(failed)
         for key in failed:
             del chosen[key]
+            behind = context.absorbed.pop(key, None)
+            if behind is not None:
+                reasons[behind.outputs[0].name] = _refusal(context, behind)
     return chosen, reasons
 
 
 def _refusal(context: Context, node: Node) -> str:
     """Return why a node cannot be quantized whatever its neighbours do, or nothing."""
     rule = context.target.ops.get(node.op)
-    if rule is None or not is_standard(node):
-        return f"{node.op} is not quantized on {context.target.name}"
     if not context.rule(node).quantize:
         return "kept float by a rule"
+    if rule is None or not is_standard(node):
+        return f"{node.op} is not quantized on {context.target.name}"
     if len([tensor for tensor in node.outputs if tensor.name]) > 1:
         return "it has several outputs"
     for _, tensor in context.data(node):
@@ -115,29 +124,48 @@ def _form(node: Node) -> str:
     if node.op in WEIGHTED and not isinstance(node.inputs[1], Constant):
         return "its weights are not constant"
     if node.op in WEIGHTED and len(node.inputs) > 2 and node.inputs[2].name:
-        bias = node.inputs[2]
-        if not isinstance(bias, Constant) or len(bias.shape) != 1:
-            return "its bias is no constant vector"
+        bias, channels = node.inputs[2], _channels(node)
+        if not isinstance(bias, Constant) or list(bias.shape) != [channels]:
+            return "its bias is no constant with one value an output channel"
+        if not _ordinary(bias):
+            return f"its bias {bias.name!r} holds infinite or huge values"
     attrs = node.attrs
     if node.op == "Gemm" and (
         attrs.get("transA", 0) or attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0
     ):
         return "the Gemm transposes its input or scales by alpha or beta"
-    if node.op == "MatMul" and all(isinstance(tensor, Constant) for tensor in node.inputs):
+    if node.op in (*WEIGHTED, "MatMul") and all(isinstance(t, Constant) for t in node.inputs[:2]):
         return "both of its inputs are constant"
     return ""
+
+
+def _channels(node: Node) -> int:
+    """Return how many output channels the weights of a Conv or Gemm have."""
+    shape = node.inputs[1].shape
+    axis = output_channel_axis(node, 1, len(shape))
+    assert axis is not None
+    return int(shape[axis])
 
 
 def _absorb(context: Context, chosen: dict[str, Node], reasons: dict[str, str]) -> None:
     """Find the activations that disappear into the operator before them."""
     for node in context.model.graph.nodes:
-        if node.op not in context.target.absorbs or not is_standard(node):
+        before = node.inputs[0] if node.inputs else None
+        if before is None or before.name not in chosen or not _absorbable(context, node):
             continue
-        before = node.inputs[0]
         alone = len(before.outputs) == 1 and before.name not in context.outputs
-        if before.name in chosen and alone and activation_bounds(node)[0] <= 0:
+        if alone and not context.op(chosen[before.name]).share:
             context.absorbed[before.name] = node
             reasons[node.outputs[0].name] = f"part of {label(chosen[before.name])}"
+
+
+def _absorbable(context: Context, node: Node) -> bool:
+    """Say whether the codes of a range can do what an activation does: cut off around zero."""
+    if node.op not in context.target.absorbs or not is_standard(node):
+        return False
+    known = all(isinstance(tensor, Constant) or not tensor.name for tensor in node.inputs[1:])
+    low, high = activation_bounds(node)
+    return known and low <= 0 <= high and context.rule(node).quantize
 
 
 def _fails(context: Context, node: Node, chosen: Mapping[str, Node]) -> str:

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onnxq import calibrate as calibration
-from onnxq import compare as comparing
-from onnxq.compare import Comparison, Latency
+from onnxq import calibration, comparison
+from onnxq.comparison import Comparison, Latency
 from onnxq.emit.qdq import Emitted, emit_qdq, required_opset
-from onnxq.errors import CalibrationError, ModelError, QualityError
+from onnxq.errors import CalibrationError, ModelError, QualityError, UnsupportedError
 from onnxq.feeds import Batch, Cut, batches
 from onnxq.files import check_target, staged
 from onnxq.graph import io
@@ -54,6 +53,19 @@ class Source:
     reader: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     cut: Cut = field(default_factory=Cut)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a result must hold; None for no limit.
+
+    Attributes:
+        min_cosine: Least cosine between the outputs and the float model's on the kept samples.
+        max_opset: Newest operator set the result may need.
+    """
+
+    min_cosine: float | None = None
+    max_opset: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +202,7 @@ def quantize(
     recipe: Recipe,
     output: Path,
     *,
-    min_cosine: float | None = None,
+    limits: Limits | None = None,
     runtime: Runtime | None = None,
 ) -> Quantized:
     """Write the quantized model.
@@ -202,7 +214,7 @@ def quantize(
         table: Its calibration table.
         recipe: What is asked.
         output: Where the quantized model goes.
-        min_cosine: Refuse a result whose outputs are farther than this from the float model's.
+        limits: What the result must hold.
         runtime: How to run the models.
 
     Raises:
@@ -210,12 +222,12 @@ def quantize(
         CalibrationError: The table is of another model, or lacks a tensor.
         RecipeError: The recipe means nothing here.
         UnsupportedError: The target cannot express the recipe.
-        QualityError: The result is below ``min_cosine``; nothing is written.
+        QualityError: The result is below the cosine asked for; nothing is written.
         OutputError: The output cannot be written, or is an input.
     """
-    runtime = runtime or Runtime()
+    runtime, limits = runtime or Runtime(), limits or Limits()
     check_target(output, [model])
-    prepared, plan, passes, before = _plan(model, recipe)
+    prepared, plan, passes, before = _plan(model, recipe, limits.max_opset)
     calibration.check_table(table, prepared, plan.sources)
     samples = [
         Batch(inputs=feed, labels={}, samples=1, splittable=False)
@@ -230,10 +242,8 @@ def quantize(
     with staged(output) as temporary:
         io.write(prepared, temporary)
         result = Session(temporary, runtime)
-        check = comparing.compare(reference, result, samples) if samples else None
-        if min_cosine is not None and (check is None or not check.cosine >= min_cosine):
-            found = f"is {check.cosine:.5f}" if check else "is unknown: the table keeps no samples"
-            raise QualityError(f"{output}: the cosine {found}, below {min_cosine}: nothing written")
+        check = comparison.compare(reference, result, samples) if samples else None
+        _check_quality(output, check, limits.min_cosine)
         size = io.size_of(temporary)
     return Quantized(
         path=output,
@@ -247,13 +257,25 @@ def quantize(
     )
 
 
-def _plan(model: Path, recipe: Recipe) -> tuple[Model, Plan, list[PassReport], int]:
+def _check_quality(output: Path, check: Comparison | None, min_cosine: float | None) -> None:
+    """Refuse a result that is not as near as asked for, or of which that is not known."""
+    if min_cosine is not None and (check is None or not check.cosine >= min_cosine):
+        found = f"is {check.cosine:.5f}" if check else "is unknown: the table keeps no samples"
+        raise QualityError(f"{output}: the cosine {found}, asked for {min_cosine}: nothing written")
+
+
+def _plan(
+    model: Path, recipe: Recipe, max_opset: int | None
+) -> tuple[Model, Plan, list[PassReport], int]:
     """Load, prepare and plan, at the operator set the plan needs; return that of the file too."""
     prepared = io.load(model)
     before = prepared.opset
     passes = prepare(prepared)
     plan = resolve(prepared, _target(recipe), recipe)
-    needed = required_opset(plan)
+    needed, feature = required_opset(plan)
+    if max_opset is not None and max(needed, before) > max_opset:
+        what = f"{feature} need opset {needed}" if needed > before else f"the model is at {before}"
+        raise UnsupportedError(f"{model}: {what}, above the {max_opset} allowed")
     if before < needed:
         prepared = raise_opset(prepared, needed)
         plan = resolve(prepared, _target(recipe), recipe)
@@ -267,7 +289,7 @@ def _check_function(
     if not samples:
         return
     session = Session(io.sync(prepared), runtime)
-    for output in comparing.compare(reference, session, samples).outputs:
+    for output in comparison.compare(reference, session, samples).outputs:
         if output.similarity.samples and output.similarity.sqnr < SAME_FUNCTION:
             raise ModelError(
                 f"{prepared.path}: folding or raising the operator set changed output "
@@ -352,7 +374,7 @@ def compare(
     """
     runtime = runtime or Runtime()
     sessions = [Session(io.load(path).path, runtime) for path in (reference, quantized)]
-    found = comparing.compare(sessions[0], sessions[1], _batches(source, sessions[0]))
+    found = comparison.compare(sessions[0], sessions[1], _batches(source, sessions[0]))
     timed = _latency(reference, quantized, source, runtime) if measure_latency else None
     return Compared(
         comparison=found, sizes=(io.size_of(reference), io.size_of(quantized)), latency=timed
@@ -364,4 +386,4 @@ def _latency(reference: Path, quantized: Path, source: Source, runtime: Runtime)
     runtime = replace(runtime, threads=runtime.threads or 1)
     sessions = [Session(path, runtime) for path in (reference, quantized)]
     first = next(_batches(source, sessions[0]))
-    return comparing.latency(sessions[0], sessions[1], first.inputs, runtime.threads)
+    return comparison.latency(sessions[0], sessions[1], first.inputs, runtime.threads)

@@ -6,7 +6,7 @@ the range behind it obeys the activation's bounds.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,12 +31,14 @@ class ActivationPlan:
         source: The tensor whose statistics give the range: itself, or the one it only moves or
             selects values of, with which it shares its parameters.
         reason: Why.
+        written: Whether an integer kernel writes it, so that its float values exist nowhere.
     """
 
     name: str
     spec: QuantSpec
     source: str
     reason: str
+    written: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +157,9 @@ def _activations(context: Context, chosen: Mapping[str, Node]) -> dict[str, Acti
         rule = context.op(node)
         if rule.output == "needed" and not any(True for _ in readers(context, result, chosen)):
             continue
-        plans[result.name] = _activation(context, node, result, plans, f"written by {label(node)}")
+        reason = f"written by {label(node)}"
+        written = _activation(context, node, result, plans, reason)
+        plans[result.name] = replace(written, written=True)
     return plans
 
 

@@ -6,8 +6,9 @@ order or sharding.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from onnxq.errors import CalibrationError
 from onnxq.numerics.histogram import merge
 from onnxq.readers import Feed
 from onnxq.types import TensorStats
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +46,20 @@ class KeptSamples:
             return self
         hashed = {content_hash(feed): feed for feed in feeds}
         kept = self._prefix({**hashed, **self.feeds}, self.cut)
-        for key in kept.feeds.keys() - self.feeds.keys():  # not a view that holds a whole batch
-            kept.feeds[key].update({name: array.copy() for name, array in hashed[key].items()})
-        return kept
+        own = {  # not views that hold a whole batch
+            key: self.feeds.get(key) or {name: array.copy() for name, array in feed.items()}
+            for key, feed in kept.feeds.items()
+        }
+        return replace(kept, feeds=own)
 
     def merge(self, other: "KeptSamples") -> "KeptSamples":
-        """Combine what two parts of the data kept."""
+        """Combine what two parts of the data kept; the smaller of their limits hold."""
         cuts = [cut for cut in (self.cut, other.cut) if cut]
-        return self._prefix({**self.feeds, **other.feeds}, min(cuts, default=""))
+        limits = KeptSamples(
+            limit=min(self.limit, other.limit),
+            limit_bytes=min(self.limit_bytes, other.limit_bytes),
+        )
+        return limits._prefix({**self.feeds, **other.feeds}, min(cuts, default=""))
 
     def _prefix(self, feeds: Mapping[str, Feed], cut: str) -> "KeptSamples":
         """Keep the beginning that the limits allow."""
@@ -104,6 +113,8 @@ class CalibrationTable:
             raise CalibrationError("the tables are of different models")
         if set(self.tensors) != set(other.tensors):
             raise CalibrationError("the tables hold different tensors: calibrate alike")
+        if self.batch_size != other.batch_size or self.versions != other.versions:
+            log.warning("the tables were made with different batch sizes or versions of tools")
         return CalibrationTable(
             model_sha256=self.model_sha256,
             tensors={name: merge(seen, other.tensors[name]) for name, seen in self.tensors.items()},

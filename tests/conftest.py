@@ -9,7 +9,7 @@ SLOW = (HealthCheck.too_slow,)  # the first call compiles, and machines are busy
 settings.register_profile(
     "ci",
     derandomize=True,
-    max_examples=40,
+    max_examples=30,
     deadline=None,
     database=None,
     suppress_health_check=SLOW,

@@ -67,6 +67,9 @@ def quantize(
             min=-1.0, max=1.0, help="Refuse a result farther than this from the float model."
         ),
     ] = None,
+    max_opset: Annotated[
+        int | None, typer.Option(min=10, help="Refuse to write a newer operator set.")
+    ] = None,
     provider: options.Provider = "cpu",
     threads: options.Threads = 0,
     custom_ops: options.CustomOps = None,
@@ -104,6 +107,7 @@ def quantize(
         tuple(NodeRule(name=name, quantize=False) for name in exclude or [])
         + tuple(NodeRule(op=op, quantize=False) for op in exclude_op or []),
     )
+    limits = pipeline.Limits(min_cosine=min_cosine, max_opset=max_opset)
     runtime = runtime_of(provider, threads, custom_ops)
     check_target(output, [model] + ([calib] if calib else []))
     if calib is not None:
@@ -114,9 +118,7 @@ def quantize(
             table = pipeline.calibrate(
                 model, source, recipe=resolved, runtime=runtime, report=report
             )
-    result = pipeline.quantize(
-        model, table, resolved, output, min_cosine=min_cosine, runtime=runtime
-    )
+    result = pipeline.quantize(model, table, resolved, output, limits=limits, runtime=runtime)
     for line in quantized_lines(result):
         screen.print(line)
     screen.json(quantized_dict(result))

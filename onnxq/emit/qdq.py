@@ -46,13 +46,14 @@ class Emitted:
     raised: Mapping[str, int] = field(default_factory=dict)
 
 
-def required_opset(plan: Plan) -> int:
-    """Return the operator set a plan needs: 10 per tensor, 13 per channel, 21 for odd types."""
+def required_opset(plan: Plan) -> tuple[int, str]:
+    """Return the operator set a plan needs, and what needs it."""
     specs = [plan.spec for plan in plan.activations.values()]
     specs += [weight.spec for node in plan.nodes.values() for weight in node.weights]
-    if any(spec.dtype.bits not in (8, 32) for spec in specs):
-        return 21
-    return 13 if any(spec.tile for spec in specs) else 10
+    odd = [spec.dtype.name for spec in specs if spec.dtype.bits not in (8, 32)]
+    if odd:
+        return 21, odd[0]
+    return (13, "per-channel weights") if any(spec.tile for spec in specs) else (10, "int8")
 
 
 def emit_qdq(
@@ -74,7 +75,7 @@ def emit_qdq(
     """
     nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
     integer = [node_plan for node_plan in plan.nodes.values() if node_plan.quantized]
-    written = {id(nodes[node_plan.output]) for node_plan in integer}
+    quantized = {id(nodes[node_plan.output]) for node_plan in integer}
     tensors = model.graph.tensors()
     writer = _Writer(model)
     raised = {}
@@ -84,7 +85,10 @@ def emit_qdq(
         if changed:
             raised[node_plan.label] = changed
     for name, params in activations.items():
-        _emit_activation(writer, tensors[name], params, written, plan.target.absorbs)
+        if plan.activations[name].written:
+            _emit_written(writer, tensors[name], params)
+        else:
+            _emit_read(writer, tensors[name], params, quantized)
     count = sum(len(node_plan.weights) for node_plan in integer)
     return Emitted(activations=len(activations), weights=count, raised=raised)
 
@@ -113,23 +117,17 @@ def _emit_weights(
     return raised
 
 
-def _emit_activation(
-    writer: "_Writer",
-    tensor: gs.Tensor,
-    params: QuantParams,
-    integer: set[int],
-    absorbs: tuple[str, ...],
+def _emit_written(writer: "_Writer", tensor: gs.Tensor, params: QuantParams) -> None:
+    """Put a pair of Q and DQ behind what an integer operator writes, in front of all readers."""
+    before = gs.Variable(writer.names.new(f"{tensor.name}_float"))
+    tensor.inputs[0].outputs[0] = before
+    writer.pair(before, tensor, params)
+
+
+def _emit_read(
+    writer: "_Writer", tensor: gs.Tensor, params: QuantParams, integer: set[int]
 ) -> None:
-    """Put a pair of Q and DQ on an activation."""
-    producer = tensor.inputs[0] if tensor.inputs else None
-    kernel = producer
-    if producer is not None and producer.op in absorbs and producer.inputs[0].inputs:
-        kernel = producer.inputs[0].inputs[0]
-    if producer is not None and id(kernel) in integer:
-        before = gs.Variable(writer.names.new(f"{tensor.name}_float"))
-        producer.outputs[0] = before
-        writer.pair(before, tensor, params)
-        return
+    """Put a pair of Q and DQ on what float operators or the user write, for integer readers."""
     after = gs.Variable(writer.names.new(f"{tensor.name}_dequantized"))
     for node in list(tensor.outputs):
         if id(node) in integer:
@@ -151,7 +149,8 @@ class _Writer:
 
     def dequantized(self, tensor: gs.Constant, params: QuantParams) -> gs.Variable:
         """Store a constant quantized and return its dequantized tensor."""
-        key = (tensor.name, params.dtype, params.scale.tobytes(), params.zero_point.tobytes())
+        values = params.scale.tobytes(), params.zero_point.tobytes()
+        key = (tensor.name, params.dtype, params.tile, *values)
         if key not in self._written:
             codes = quantize(array_of(tensor), params).astype(_element_type(params.dtype))
             stored = constant(self.names.new(f"{tensor.name}_quantized"), codes)

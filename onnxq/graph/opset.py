@@ -32,26 +32,35 @@ def raise_opset(model: Model, minimum: int) -> Model:
     original = sync(model)
     try:
         raised = version_converter.convert_version(weightless(original), minimum)
+        _put_back(original, raised)
+        raise_ir(raised)
+        onnx.checker.check_model(weightless(raised))  # local functions stay at their operator set
     except Exception as error:  # the converter raises bare RuntimeError and C++ exceptions
         raise UnsupportedError(
             f"{model.path}: opset {model.opset} cannot be raised to {minimum}, which the "
             f"quantized operators need: {first_line(error)}; export the model at opset {minimum}"
         ) from error
-    _put_back(original, raised)
-    raise_ir(raised)
     return from_proto(raised, model.path, model.sha256)
 
 
 def _put_back(original: onnx.ModelProto, raised: onnx.ModelProto) -> None:
     """Restore what the converter was not shown or has dropped."""
-    there = {tensor.name for tensor in raised.graph.initializer}
-    weights = [t for t in original.graph.initializer if t.name not in there]
-    raised.graph.initializer.extend(weights)
+    weights = {tensor.name for tensor in original.graph.initializer}
+    added = [tensor for tensor in raised.graph.initializer if tensor.name not in weights]
+    del raised.graph.initializer[:]
+    raised.graph.initializer.extend(original.graph.initializer)
+    raised.graph.initializer.extend(added)
     del raised.graph.input[:]
     raised.graph.input.extend(original.graph.input)
     del raised.graph.output[:]
     raised.graph.output.extend(original.graph.output)
     raised.graph.quantization_annotation.extend(original.graph.quantization_annotation)
+    del raised.graph.metadata_props[:]
+    raised.graph.metadata_props.extend(original.graph.metadata_props)
+    described = {value.name: value for value in original.graph.value_info}
+    for value in raised.graph.value_info:
+        if value.name in described:
+            value.CopyFrom(described[value.name])
     by_output = {tuple(node.output): node for node in original.graph.node}
     for node in raised.graph.node:
         old = by_output.get(tuple(node.output))

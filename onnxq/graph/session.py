@@ -76,10 +76,10 @@ class Session:
         options.graph_optimization_level = (
             levels.ORT_ENABLE_ALL if runtime.optimize else levels.ORT_DISABLE_ALL
         )
-        if runtime.custom_ops is not None:
-            options.register_custom_ops_library(str(runtime.custom_ops))
         source = str(model) if isinstance(model, Path) else _exposed(model, expose)
         try:
+            if runtime.custom_ops is not None:
+                options.register_custom_ops_library(str(runtime.custom_ops))
             self._session = ort.InferenceSession(source, options, providers=[_provider(runtime)])
         except UsageError:
             raise

@@ -49,7 +49,8 @@ def observe(array: Array, tile: Tile = (), *, histogram: bool = True) -> TensorS
 
 def _observe_one(part: Array) -> tuple[int, float, float, int, int, FloatHistogram]:
     """Return count, lo, hi, nan, infinite and histogram of one tile."""
-    bits = np.ascontiguousarray(part, np.float32).reshape(-1).view(np.int32)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 counts as infinite
+        bits = np.ascontiguousarray(part, np.float32).reshape(-1).view(np.int32)
     counts = np.zeros((2, BINS), np.int64)
     least, most, nan, infinite = _scan(bits, counts)
     if bits.size == nan + infinite:

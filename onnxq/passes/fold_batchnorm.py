@@ -10,7 +10,7 @@ After:
 Refused: (1) the layer's output has other readers, or is a graph output; (2) weights or
 statistics are not constant; (3) the layer's output channels are not one axis of its weights
 (grouped ConvTranspose), or its form does more than multiply and add (Gemm with α, β ≠ 1);
-(4) the BatchNormalization is in training form; (5) it has statistics for every position
+(4) the BatchNormalization is in training form, or has statistics for every position
 (``spatial = 0`` before opset 9). Weights shared with another layer are copied under a new name,
 so that the other layer keeps its own.
 """
@@ -50,26 +50,30 @@ def _refuse(layer: gs.Node, norm: gs.Node, outputs: set[str]) -> str:
     middle = layer.outputs[0]
     if len(middle.outputs) != 1 or middle.name in outputs:
         return "the layer's output has other readers"  # case 1
-    constants = [*layer.inputs[1:], *norm.inputs[1:]]
+    constants = [layer.inputs[1], *_bias(layer), *norm.inputs[1:]]
     if not all(isinstance(tensor, gs.Constant) for tensor in constants):
         return "weights or statistics are not constant"  # case 2
     weight = array_of(layer.inputs[1])
     if output_channel_axis(layer, 1, weight.ndim) is None:
         return "its weights are grouped along the output channels"  # case 3
     scaled = [layer.attrs.get(key, 1.0) for key in ("alpha", "beta")] != [1.0, 1.0]
-    if scaled or (len(layer.inputs) > 2 and array_of(layer.inputs[2]).ndim != 1):
+    if scaled or any(array_of(bias).ndim != 1 for bias in _bias(layer)):
         return "the Gemm scales by alpha or beta, or its bias is no vector"  # case 3
-    if len(norm.outputs) != 1 or norm.attrs.get("training_mode", 0):
-        return "it is in training form"  # case 4
-    if not norm.attrs.get("spatial", 1):
-        return "it has statistics for every position"  # case 5
+    trains = len(norm.outputs) != 1 or norm.attrs.get("training_mode", 0)
+    if trains or not norm.attrs.get("spatial", 1):
+        return "it is in training form, or has statistics for every position"  # case 4
     return ""
+
+
+def _bias(layer: gs.Node) -> list[gs.Tensor]:
+    """Return the bias of a layer, or nothing if it has none."""
+    return [tensor for tensor in layer.inputs[2:3] if tensor.name]
 
 
 def _fold(model: Model, names: Names, layer: gs.Node, norm: gs.Node) -> None:
     """Replace the pair by the layer with folded weights."""
     weight = array_of(layer.inputs[1])
-    bias = array_of(layer.inputs[2]) if len(layer.inputs) > 2 else None
+    bias = next((array_of(tensor) for tensor in _bias(layer)), None)
     gamma, beta, mean, variance = (array_of(tensor) for tensor in norm.inputs[1:5])
     epsilon = norm.attrs.get("epsilon", 1e-5)
     scale, shift = batchnorm_affine(gamma, beta, mean, variance, epsilon)

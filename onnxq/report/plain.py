@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from onnxq.compare import Comparison
+from onnxq.comparison import Comparison
 from onnxq.metrics.classification import Paired
 from onnxq.pipeline import Compared, Quantized
 

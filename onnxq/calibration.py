@@ -5,10 +5,11 @@ Each batch is folded at once and forgotten, so memory does not grow with the num
 
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
-from onnxq.errors import CalibrationError
+from onnxq.errors import CalibrationError, ModelError
 from onnxq.feeds import Batch
 from onnxq.graph.io import Model, sync
 from onnxq.graph.session import Runtime, Session
@@ -54,7 +55,7 @@ def calibrate(
     kept, samples = table.kept, table.samples
     for batch in data:
         values = dict(batch.inputs)
-        values.update(zip(session.outputs, session.run(batch.inputs), strict=True))
+        values.update(zip(session.outputs, _run(session, batch), strict=True))
         for name in tensors:
             stats = observe(np.asarray(values[name]))
             seen[name] = merge(seen[name], stats) if name in seen else stats
@@ -69,6 +70,17 @@ def calibrate(
         versions=table.versions,
         kept=kept,
     )
+
+
+def _run(session: Session, batch: Batch) -> list[Any]:
+    """Run one batch; a failure says that the batch size may be why."""
+    try:
+        return session.run(batch.inputs)
+    except ModelError as error:
+        if batch.samples == 1:
+            raise
+        hint = f"with {batch.samples} samples at once; a batch size of 1 may help"
+        raise ModelError(f"{error} ({hint})") from error
 
 
 def empty(model: Model, batch_size: int, keep: int) -> CalibrationTable:
