@@ -4,7 +4,7 @@ BIN := .venv/bin
 SAMPLES := sample_models
 DEMO := demo
 
-.PHONY: setup demo test lint types imports unit fmt test-deep golden models clean
+.PHONY: setup demo test lint types imports unit fmt test-deep golden models bench clean
 
 setup: .venv/ready
 
@@ -55,6 +55,11 @@ golden: .venv/ready
 models: .venv/ready
 	$(BIN)/pip install --quiet torch
 	$(BIN)/python $(SAMPLES)/train.py
+
+# BENCH_ARGS='--models fashion_resnet --fetch', and so on: benchmarks/README.md.
+bench: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

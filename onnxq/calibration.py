@@ -14,7 +14,7 @@ from onnxq.feeds import Batch
 from onnxq.graph.io import Model, sync
 from onnxq.graph.session import Runtime, Session
 from onnxq.numerics.histogram import merge
-from onnxq.numerics.observe import observe
+from onnxq.plan import Plan
 from onnxq.table import CalibrationTable, KeptSamples
 from onnxq.types import TensorStats
 
@@ -51,6 +51,8 @@ def calibrate(
         CalibrationError: A tensor has no ordinary value at all, or is not float.
         ModelError: The model cannot run the data.
     """
+    from onnxq.numerics.observe import observe  # noqa: PLC0415  the compiler is slow to load
+
     seen: dict[str, TensorStats] = dict(table.tensors)
     kept, samples = table.kept, table.samples
     for batch in data:
@@ -101,19 +103,30 @@ def empty(model: Model, batch_size: int, keep: int) -> CalibrationTable:
     )
 
 
-def check_table(table: CalibrationTable, model: Model, tensors: Iterable[str]) -> None:
-    """Refuse a table that is not of this model or lacks a tensor.
+def statistics(table: CalibrationTable, model: Model, plan: Plan) -> dict[str, TensorStats]:
+    """Look up what the table saw of every activation of a plan.
+
+    Returns:
+        Activation name to the statistics of the first of its sources that the table has.
 
     Raises:
-        CalibrationError: Naming what does not fit.
+        CalibrationError: The table is not of this model, or lacks a tensor.
     """
     if table.model_sha256 != model.sha256:
         raise CalibrationError(
             f"the calibration table belongs to another model than {model.path}: calibrate this one"
         )
-    missing = [name for name in tensors if name not in table.tensors]
+    found = {}
+    missing = []
+    for name, activation in plan.activations.items():
+        there = [source for source in activation.sources if source in table.tensors]
+        if there:
+            found[name] = table.tensors[there[0]]
+        else:
+            missing.append(name)
     if missing:
         raise CalibrationError(
             f"the calibration table lacks tensor {missing[0]!r} ({len(missing)} in all): "
             "calibrate again with this recipe"
         )
+    return found

@@ -78,11 +78,11 @@ def choose(context: Context) -> tuple[dict[str, Node], dict[str, str]]:
         if not node.outputs:
             continue
         key = node.outputs[0].name
-        reasons[key] = _refusal(context, node)
+        reasons[key] = refusal(context, node)
         if not reasons[key]:
             chosen[key] = node
             reasons[key] = f"{node.op} has an integer kernel on {context.target.name}"
-    _absorb(context, chosen, reasons)
+    absorb(context, chosen, reasons)
     while failed := {
         key: why for key, node in chosen.items() if (why := _fails(context, node, chosen))
     }:
@@ -91,11 +91,11 @@ def choose(context: Context) -> tuple[dict[str, Node], dict[str, str]]:
             del chosen[key]
             behind = context.absorbed.pop(key, None)
             if behind is not None:
-                reasons[behind.outputs[0].name] = _refusal(context, behind)
+                reasons[behind.outputs[0].name] = refusal(context, behind)
     return chosen, reasons
 
 
-def _refusal(context: Context, node: Node) -> str:
+def refusal(context: Context, node: Node) -> str:
     """Return why a node cannot be quantized whatever its neighbours do, or nothing."""
     rule = context.target.ops.get(node.op)
     if not context.rule(node).quantize:
@@ -147,7 +147,7 @@ def _channels(node: Node) -> int:
     return int(shape[axis])
 
 
-def _absorb(context: Context, chosen: dict[str, Node], reasons: dict[str, str]) -> None:
+def absorb(context: Context, chosen: dict[str, Node], reasons: dict[str, str]) -> None:
     """Find the activations that disappear into the operator before them."""
     for node in context.model.graph.nodes:
         before = node.inputs[0] if node.inputs else None

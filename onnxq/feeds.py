@@ -79,7 +79,9 @@ def batches(reader: Reader, inputs: Sequence[InputInfo], cut: Cut) -> Iterator[B
             yield _batch(feed, inputs, stackable=reader.stackable)
         count += 1
     if count == 0:
-        raise CalibrationError("the data holds no sample")
+        fixed = _fixed_batch(inputs) if reader.stackable else None
+        batch = f"batch of {fixed} samples, the size the model asks for" if fixed else "sample"
+        raise CalibrationError(f"the data holds no {batch}")
     if count <= index:
         raise CalibrationError(
             f"shard {index}/{shards} is empty: the data fills only {count} batches"
@@ -106,7 +108,7 @@ def _feeds(reader: Reader, inputs: Sequence[InputInfo], cut: Cut) -> Iterator[Fe
     size = fixed or cut.batch_size
     rest: Feed = {}
     for feed in checked:
-        rest = _join(rest, feed)
+        rest = _join(rest, _even(feed))
         while (step := min(size, limit)) and _length(rest) >= step and limit >= (fixed or 1):
             yield {name: array[:step] for name, array in rest.items()}
             rest = {name: array[step:] for name, array in rest.items()}
@@ -127,10 +129,29 @@ def _read(reader: Reader) -> Iterator[Mapping[str, Array]]:
         raise CalibrationError(str(error)) from error
 
 
+def _even(feed: Feed) -> Feed:
+    """Refuse a feed whose arrays do not all hold the same number of samples."""
+    rows = {array.shape[:1] for array in feed.values()}
+    if len(rows) > 1 or () in rows:
+        found = ", ".join(f"{name!r} {_times(array.shape)}" for name, array in feed.items())
+        raise CalibrationError(f"the first axis must count samples in every array, found {found}")
+    return feed
+
+
 def _join(rest: Feed, feed: Feed) -> Feed:
     """Concatenate two feeds along the first axis."""
     if not rest or not _length(rest):
         return feed
+    if rest.keys() != feed.keys():
+        odd = ", ".join(sorted(rest.keys() ^ feed.keys()))
+        raise CalibrationError(f"{odd} is in some of the data only: batches need it everywhere")
+    for name in rest:
+        one, other = rest[name].shape[1:], feed[name].shape[1:]
+        if one != other:
+            raise CalibrationError(
+                f"{name!r}: samples of shape {_times(one)} and {_times(other)} do not join "
+                "into a batch: use a batch size of 1"
+            )
     return {name: np.concatenate([rest[name], feed[name]]) for name in rest}
 
 
@@ -171,18 +192,28 @@ def _conform(array: Array, info: InputInfo, number: int) -> Array:
     """Check one array against its input and convert its element type."""
     where = f"input {info.name!r}, feed {number}"
     if info.shape is not None and not _fits(array.shape, info.shape):
-        expected = "×".join("?" if size is None else str(size) for size in info.shape)
-        found = "×".join(map(str, array.shape)) or "a scalar"
+        expected, found = _times(info.shape), _times(array.shape)
         raise CalibrationError(f"{where}: expected shape {expected}, found {found}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise CalibrationError(f"{where}: the data holds NaN or infinite values")
-    if info.dtype in (array.dtype.name, "object"):
+    if info.dtype in (array.dtype.name, "object") and array.dtype.isnative:
         return array
     if not _convertible(array.dtype, info.dtype):
         raise CalibrationError(f"{where}: expected {info.dtype}, found {array.dtype}")
+    with np.errstate(over="ignore"):
+        converted = array.astype(info.dtype)
+    if _lost(array, converted):
+        raise CalibrationError(
+            f"{where}: expected {info.dtype}, found {array.dtype} with values beyond it"
+        )
     if number == 0:
         log.info("input %r: %s converted to %s", info.name, array.dtype, info.dtype)
-    return array.astype(info.dtype)
+    return converted
+
+
+def _times(shape: tuple[int | None, ...]) -> str:
+    """Spell a shape."""
+    return "×".join("?" if size is None else str(size) for size in shape) or "a scalar"
 
 
 def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
@@ -196,3 +227,10 @@ def _convertible(found: np.dtype[Any], expected: str) -> bool:
     """Say whether a conversion loses nothing a user would mind."""
     kind = np.dtype(expected).kind if expected != "bfloat16" else "f"
     return found.kind in {"f": "fiub", "i": "iub", "u": "ub", "b": "b"}.get(kind, "")
+
+
+def _lost(array: Array, converted: Array) -> bool:
+    """Say whether values left the type: wrapped integers, floats that became infinite."""
+    if converted.dtype.kind in "iu":
+        return bool((converted != array).any())
+    return not np.isfinite(converted).all()

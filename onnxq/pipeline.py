@@ -26,11 +26,11 @@ from onnxq.numerics.affine import params_of
 from onnxq.numerics.extremes import extremes
 from onnxq.passes import PassReport
 from onnxq.passes.prepare import prepare
-from onnxq.plan import Plan, WeightPlan, resolve
+from onnxq.plan import Plan, WeightPlan, observable, resolve
 from onnxq.readers import Reader, about, open_reader
 from onnxq.recipe import Recipe, dumps
 from onnxq.table import CalibrationTable
-from onnxq.targets import target
+from onnxq.targets import names, target
 from onnxq.types import QuantParams, TensorStats
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,10 @@ def calibrate(
     runtime = runtime or Runtime()
     prepared = io.load(model)
     prepare(prepared)
-    tensors = resolve(prepared, _target(recipe), recipe or Recipe()).sources
+    if recipe is None:
+        tensors = list(dict.fromkeys(t for n in names() for t in observable(prepared, target(n))))
+    else:
+        tensors = resolve(prepared, _target(recipe), recipe).observed
     session = calibration.observer(prepared, tensors, runtime)
     reader = _open(source, session)
     data = _cut(source, reader, session)
@@ -228,7 +231,7 @@ def quantize(
     runtime, limits = runtime or Runtime(), limits or Limits()
     check_target(output, [model])
     prepared, plan, passes, before = _plan(model, recipe, limits.max_opset)
-    calibration.check_table(table, prepared, plan.sources)
+    stats = calibration.statistics(table, prepared, plan)
     samples = [
         Batch(inputs=feed, labels={}, samples=1, splittable=False)
         for feed in table.kept.feeds.values()
@@ -236,7 +239,7 @@ def quantize(
     reference = Session(model, runtime)
     _check_function(prepared, reference, samples, runtime)
     emitted = emit_qdq(
-        prepared, plan, _activation_params(plan, table), _weight_params(plan, prepared)
+        prepared, plan, _activation_params(plan, stats), _weight_params(plan, prepared)
     )
     _record(prepared, plan, table)
     with staged(output) as temporary:
@@ -297,14 +300,14 @@ def _check_function(
             )
 
 
-def _activation_params(plan: Plan, table: CalibrationTable) -> dict[str, QuantParams]:
+def _activation_params(plan: Plan, seen: Mapping[str, TensorStats]) -> dict[str, QuantParams]:
     """Choose range and parameters of every activation; sharers get the same."""
     chosen: dict[str, QuantParams] = {}
     for name, activation in plan.activations.items():
-        if activation.source != name:
-            chosen[name] = chosen[activation.source]
+        if activation.shares != name:
+            chosen[name] = chosen[activation.shares]
             continue
-        spec, stats = activation.spec, table.tensors[name]
+        spec, stats = activation.spec, seen[name]
         if stats.nan or stats.infinite:
             log.warning(
                 "%s: %d NaN and %d infinite or huge values take no part in its range",

@@ -10,10 +10,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxq.choose import WEIGHTED, Context, choose, readers
+from onnxq.choose import WEIGHTED, Context, absorb, choose, readers, refusal
 from onnxq.errors import ModelError, RecipeError, UnsupportedError
 from onnxq.graph.io import Constant, Model, Node, Tensor
-from onnxq.graph.query import activation_bounds, label, output_channel_axis, tensor_types
+from onnxq.graph.query import (
+    activation_bounds,
+    is_standard,
+    label,
+    output_channel_axis,
+    tensor_types,
+)
 from onnxq.numerics.tiles import channel_tile
 from onnxq.ranges import range_algorithm
 from onnxq.recipe import Recipe, TensorRule
@@ -28,15 +34,18 @@ class ActivationPlan:
     Attributes:
         name: The tensor.
         spec: How it is quantized.
-        source: The tensor whose statistics give the range: itself, or the one it only moves or
-            selects values of, with which it shares its parameters.
+        sources: The tensors whose statistics may give the range, best first: itself, then those
+            whose values it only moves or selects. One of them is enough.
+        shares: The tensor whose parameters it takes; itself unless an integer operator that
+            only moves or selects values writes it.
         reason: Why.
         written: Whether an integer kernel writes it, so that its float values exist nowhere.
     """
 
     name: str
     spec: QuantSpec
-    source: str
+    sources: tuple[str, ...]
+    shares: str
     reason: str
     written: bool = False
 
@@ -96,9 +105,9 @@ class Plan:
     target: Target
 
     @property
-    def sources(self) -> list[str]:
-        """Names of the tensors whose statistics are needed."""
-        return list(dict.fromkeys(plan.source for plan in self.activations.values()))
+    def observed(self) -> list[str]:
+        """Names of tensors whose statistics suffice for every activation."""
+        return list(dict.fromkeys(plan.sources[-1] for plan in self.activations.values()))
 
 
 def resolve(model: Model, target: Target, recipe: Recipe) -> Plan:
@@ -114,10 +123,7 @@ def resolve(model: Model, target: Target, recipe: Recipe) -> Plan:
         UnsupportedError: The target has no such element type.
         ModelError: Nothing can be quantized.
     """
-    outputs = frozenset(tensor.name for tensor in model.graph.outputs)
-    context = Context(
-        model=model, target=target, recipe=recipe, types=tensor_types(model), outputs=outputs
-    )
+    context = _context(model, target, recipe)
     _check_rules(context)
     chosen, reasons = choose(context)
     if not chosen:
@@ -131,6 +137,36 @@ def resolve(model: Model, target: Target, recipe: Recipe) -> Plan:
     return Plan(nodes=nodes, activations=activations, recipe=recipe, target=target)
 
 
+def observable(model: Model, target: Target) -> list[str]:
+    """Return the tensors whose statistics some recipe for a target may ask for.
+
+    Args:
+        model: The prepared model.
+        target: What the hardware can do.
+
+    Returns:
+        Tensor names in graph order. Tensors between an operator and the activation it absorbs
+        are left out: asking for them would undo a fusion and slow calibration down.
+    """
+    context = _context(model, target, Recipe())
+    nodes = (node for node in model.graph.nodes if node.outputs and not refusal(context, node))
+    able = {node.outputs[0].name: node for node in nodes}
+    absorb(context, able, {})
+    found: dict[str, None] = {}
+    for node in able.values():
+        tensors = [tensor for _, tensor in context.data(node) if not isinstance(tensor, Constant)]
+        for tensor in (*tensors, context.result(node)):
+            found[_sources(context, tensor)[-1]] = None
+    return list(found)
+
+
+def _context(model: Model, target: Target, recipe: Recipe) -> Context:
+    """Gather what planning looks at."""
+    outputs = frozenset(tensor.name for tensor in model.graph.outputs)
+    types = tensor_types(model)
+    return Context(model=model, target=target, recipe=recipe, types=types, outputs=outputs)
+
+
 def _check_rules(context: Context) -> None:
     """Refuse rules that match nothing."""
     names = [(label(node), node.op) for node in context.model.graph.nodes]
@@ -142,7 +178,7 @@ def _check_rules(context: Context) -> None:
 def _summary(reasons: Mapping[str, str]) -> str:
     """Return the most frequent reason."""
     common = list(reasons.values())
-    return max(set(common), key=common.count) if common else "the graph has no nodes"
+    return max(dict.fromkeys(common), key=common.count) if common else "the graph has no nodes"
 
 
 def _activations(context: Context, chosen: Mapping[str, Node]) -> dict[str, ActivationPlan]:
@@ -174,16 +210,32 @@ def _activation(
     origin = node.inputs[0].name if context.op(node).share else ""
     if origin in plans and tensor.name != origin:
         shared = plans[origin]
-        reason = f"{reason}; shares the parameters of {shared.source!r}"
-        return ActivationPlan(
-            name=tensor.name, spec=shared.spec, source=shared.source, reason=reason
-        )
+        reason = f"{reason}; shares the parameters of {shared.shares!r}"
+        return replace(shared, name=tensor.name, reason=reason, written=False)
     asked = context.rule(node).activations.over(context.recipe.activations)
     bounds = (-np.inf, np.inf)
     if tensor.inputs:
         bounds = activation_bounds(tensor.inputs[0])
     spec = _spec(context, asked, "activations", bounds=bounds)
-    return ActivationPlan(name=tensor.name, spec=spec, source=tensor.name, reason=reason)
+    return ActivationPlan(
+        name=tensor.name,
+        spec=spec,
+        sources=_sources(context, tensor),
+        shares=tensor.name,
+        reason=reason,
+    )
+
+
+def _sources(context: Context, tensor: Tensor) -> tuple[str, ...]:
+    """Follow a tensor back through operators that only move or select values."""
+    names = [tensor.name]
+    while tensor.inputs and is_standard(tensor.inputs[0]):
+        rule = context.target.ops.get(tensor.inputs[0].op)
+        if rule is None or not rule.share or isinstance(tensor.inputs[0].inputs[0], Constant):
+            break
+        tensor = tensor.inputs[0].inputs[0]
+        names.append(tensor.name)
+    return tuple(names)
 
 
 def _node_plan(context: Context, node: Node, reason: str, *, quantized: bool) -> NodePlan:

@@ -132,11 +132,9 @@ class Recipe:
         """
         plain = dict(_checked(content, cls, "recipe"))
         for key in ("activations", "weights"):
-            plain[key] = _tensor_rule(plain.get(key) or {}, key)
-        rules = plain.get("rules") or []
-        if not isinstance(rules, list):
-            raise RecipeError("recipe: rules must be a list")
-        plain["rules"] = tuple(_node_rule(rule, number) for number, rule in enumerate(rules, 1))
+            plain[key] = _tensor_rule(plain.get(key, {}), key)
+        rules = enumerate(plain.get("rules", []), 1)
+        plain["rules"] = tuple(_node_rule(rule, number) for number, rule in rules)
         return cls(**plain)
 
 
@@ -150,10 +148,10 @@ def load(path: Path) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter: dates that do not exist
         raise RecipeError(f"{path}: {' '.join(str(error).split())}") from error
     try:
-        return Recipe.from_dict(content or {})
+        return Recipe.from_dict({} if content is None else content)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
 
@@ -164,14 +162,12 @@ def dumps(recipe: Recipe) -> str:
 
 
 def _tensor_rule(content: Mapping[str, Any], where: str) -> TensorRule:
-    """Build a tensor rule; a range may be a name, or a mapping with a name and options."""
+    """Build a tensor rule."""
     plain = dict(_checked(content, TensorRule, where))
     if plain.get("granularity") not in (None, "tensor", "channel"):
         raise RecipeError(
             f"{where}: granularity is tensor or channel, not {plain['granularity']!r}"
         )
-    if plain.get("symmetric") not in (None, True, False):
-        raise RecipeError(f"{where}: symmetric is true or false, not {plain['symmetric']!r}")
     return TensorRule(**plain)
 
 
@@ -180,22 +176,38 @@ def _node_rule(content: Any, number: int) -> NodeRule:
     where = f"rule {number}"
     plain = dict(_checked(content, NodeRule, where))
     for key in ("activations", "weights"):
-        plain[key] = _tensor_rule(plain.get(key) or {}, f"{where}, {key}")
+        plain[key] = _tensor_rule(plain.get(key, {}), f"{where}, {key}")
     try:
         return NodeRule(**plain)
     except ValueError as error:
         raise RecipeError(f"{where}: {error}") from error
 
 
+_KINDS: Mapping[str, type] = {
+    "activations": dict,
+    "weights": dict,
+    "range_options": dict,
+    "quantize": bool,
+    "symmetric": bool,
+    "rules": list,
+}  # all else is text
+_SPELLED = {dict: "keys and values", bool: "true or false", list: "a list", str: "text"}
+
+
 def _checked(content: Any, cls: type, where: str) -> Mapping[str, Any]:
-    """Refuse what is no mapping, and keys the class does not have."""
+    """Refuse what is no mapping, unknown keys and values of the wrong kind; leave out nulls."""
     if not isinstance(content, Mapping):
         raise RecipeError(f"{where}: expected keys and values, found {content!r}")
     names = {field.name for field in fields(cls)}
     for key in content:
         if key not in names:
             raise UnknownNameError(f"key in {where}", str(key), names)
-    return content
+    given = {key: value for key, value in content.items() if value is not None}
+    for key, value in given.items():
+        kind = _KINDS.get(key, str)
+        if not isinstance(value, kind):
+            raise RecipeError(f"{where}: {key} must be {_SPELLED[kind]}, not {value!r}")
+    return given
 
 
 def _given(rule: TensorRule) -> dict[str, Any]:

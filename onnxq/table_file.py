@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,18 @@ from onnxq.table import CalibrationTable, KeptSamples
 from onnxq.types import Array, TensorStats
 
 FORMAT = 1
+DAMAGE = (  # what reading bytes that are no table can raise
+    zipfile.BadZipFile,
+    zlib.error,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 LARGEST_MEMBER = 1 << 30  # bytes; a member that claims more is no honest table
 
 
@@ -111,7 +124,7 @@ def load(path: Path) -> CalibrationTable:
         raise CalibrationError(f"{path}: no such file") from None
     except OSError as error:
         raise CalibrationError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
+    except DAMAGE as error:
         raise CalibrationError(
             f"{path}: not a calibration table, or a damaged one; make one with onnxq calibrate"
         ) from error

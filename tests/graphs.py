@@ -179,8 +179,9 @@ def quantized(
     model = from_proto(copy(proto))
     prepare(model)
     plan = resolve(model, target("cpu"), recipe or Recipe())
-    if model.opset < required_opset(plan):
-        model = raise_opset(model, required_opset(plan))
+    needed, _ = required_opset(plan)
+    if model.opset < needed:
+        model = raise_opset(model, needed)
         plan = resolve(model, target("cpu"), recipe or Recipe())
     activations = _activation_params(plan, sync(model), feed)
     emitted = emit_qdq(model, plan, activations, _weight_params(plan, model))
@@ -195,14 +196,18 @@ def quantized(
 
 
 def _activation_params(plan: Plan, proto: onnx.ModelProto, feed: Feed) -> dict[str, QuantParams]:
-    inside = [name for name in plan.sources if name not in feed]
+    inside = [name for name in plan.observed if name not in feed]
     seen = dict(feed)
     if inside:
         seen.update(zip(inside, run(proto, feed, names=inside), strict=True))
     chosen: dict[str, QuantParams] = {}
     for name, activation in plan.activations.items():
         spec = activation.spec
-        interval = spec.range(extremes(seen[activation.source]), spec).within(*spec.bounds)
+        if activation.shares != name:
+            chosen[name] = chosen[activation.shares]
+            continue
+        values = next(seen[source] for source in activation.sources if source in seen)
+        interval = spec.range(extremes(values), spec).within(*spec.bounds)
         chosen[name] = params_of(interval, spec)
     return chosen
 

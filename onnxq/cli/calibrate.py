@@ -53,7 +53,7 @@ def calibrate(
         table = pipeline.calibrate(
             model,
             source,
-            recipe=asked(recipe, target),
+            recipe=asked(recipe, target) if recipe or target else None,
             keep_samples=keep_samples,
             runtime=runtime_of(provider, threads, custom_ops),
             report=report,

@@ -17,7 +17,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model
+from onnx.external_data_helper import (
+    ExternalDataInfo,
+    load_external_data_for_model,
+    set_external_data,
+)
 
 from onnxq.errors import ModelError
 from onnxq.types import Array
@@ -280,8 +284,17 @@ def write(model: Model, path: Path) -> None:
     if proto.ByteSize() < PROTO_LIMIT:
         path.write_bytes(proto.SerializeToString(deterministic=True))
     else:
-        onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data")
+        _move_weights_out(proto.graph, path.with_name(f"{path.name}.data"))
+        onnx.save(proto, path)
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{path.name}: the result is invalid: {first_line(error)}") from error
+
+
+def _move_weights_out(graph: onnx.GraphProto, file: Path) -> None:
+    """Mark the large initializers to be written to a file of their own."""
+    file.unlink(missing_ok=True)  # onnx appends, and looks for it in the current folder
+    for tensor in graph.initializer:
+        if len(tensor.raw_data) >= 1024:
+            set_external_data(tensor, file.name)

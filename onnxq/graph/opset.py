@@ -33,6 +33,7 @@ def raise_opset(model: Model, minimum: int) -> Model:
     try:
         raised = version_converter.convert_version(weightless(original), minimum)
         _put_back(original, raised)
+        _hoist_new_constants(original, raised)
         raise_ir(raised)
         onnx.checker.check_model(weightless(raised))  # local functions stay at their operator set
     except Exception as error:  # the converter raises bare RuntimeError and C++ exceptions
@@ -77,6 +78,17 @@ def _put_back(original: onnx.ModelProto, raised: onnx.ModelProto) -> None:
         setattr(raised, name, getattr(original, name))
     raised.ir_version = original.ir_version
     raised.graph.doc_string, raised.graph.name = original.graph.doc_string, original.graph.name
+
+
+def _hoist_new_constants(original: onnx.ModelProto, raised: onnx.ModelProto) -> None:
+    """Make initializers of what the converter moved from attributes to Constant nodes."""
+    before = {name for node in original.graph.node for name in node.output}
+    for node in list(raised.graph.node):
+        if node.op_type == "Constant" and node.output[0] not in before:
+            node.attribute[0].t.name = node.output[0]
+            raised.graph.initializer.append(node.attribute[0].t)
+            raised.graph.node.remove(node)
+            raised.ir_version = max(raised.ir_version, 4)  # before, it would have to be an input
 
 
 def raise_ir(proto: onnx.ModelProto, minimum: int = 0) -> None:

@@ -77,8 +77,9 @@ def similarity(reference: Array, got: Array) -> Similarity:
     if reference.shape != got.shape:
         raise ValueError(f"outputs of shape {reference.shape} and {got.shape} do not compare")
     samples = reference.shape[0] if reference.ndim else 1
-    y = reference.reshape(samples, -1).astype(np.float64)
-    z = got.reshape(samples, -1).astype(np.float64)
+    flat = samples, math.prod(reference.shape[1:])
+    y = reference.reshape(flat).astype(np.float64)
+    z = got.reshape(flat).astype(np.float64)
     odd = ~(np.isfinite(y) & np.isfinite(z))
     unequal = (odd & ~((y == z) | (np.isnan(y) & np.isnan(z)))).any(axis=1)
     y, z = np.where(odd, 0.0, y), np.where(odd, 0.0, z)

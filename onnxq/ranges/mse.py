@@ -1,6 +1,7 @@
 """The range with the least mean squared error."""
 
 from dataclasses import dataclass
+from operator import index
 from typing import ClassVar
 
 import numpy as np
@@ -27,6 +28,7 @@ class Mse:
 
     Raises:
         ValueError: An option is out of its bounds.
+        TypeError: ``candidates`` is no whole number.
         CalibrationError: The statistics hold no histogram.
 
     Source:
@@ -41,7 +43,7 @@ class Mse:
 
     def __post_init__(self) -> None:
         """Check the bounds."""
-        if self.candidates < 1 or not 0 < self.smallest <= 1:
+        if index(self.candidates) < 1 or not 0 < self.smallest <= 1:
             raise ValueError("mse needs candidates of at least 1 and smallest within (0, 1]")
 
     def __call__(self, stats: TensorStats, spec: QuantSpec) -> Range:

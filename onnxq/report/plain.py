@@ -76,7 +76,7 @@ def quantized_dict(result: Quantized) -> dict[str, Any]:
             for n in result.plan.nodes.values()
         ],
         "activations": [
-            {"name": a.name, "dtype": a.spec.dtype.name, "source": a.source, "reason": a.reason}
+            {"name": a.name, "dtype": a.spec.dtype.name, "shares": a.shares, "reason": a.reason}
             for a in result.plan.activations.values()
         ],
         "check": comparison_dict(result.check) if result.check else None,

@@ -18,18 +18,31 @@ from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from onnxq.errors import RecipeError, UnknownNameError
+
+Role = Literal["compute", "follow"]
+Output = Literal["always", "needed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpRule:
     """How a target handles one operator type; see the module docstring."""
 
-    role: Literal["compute", "follow"]
-    output: Literal["always", "needed"] = "always"
+    role: Role
+    output: Output = "always"
     share: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse words that mean nothing.
+
+        Raises:
+            ValueError: The role or the output is none of those listed.
+        """
+        for value, allowed in ((self.role, Role), (self.output, Output)):
+            if value not in get_args(allowed):
+                raise ValueError(f"{value!r} is none of {', '.join(get_args(allowed))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,3 +113,5 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"target {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"target {path}: {error}") from error

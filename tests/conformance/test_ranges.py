@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from onnxq import testing
+from onnxq.errors import CalibrationError
+from onnxq.numerics.observe import observe
 from onnxq.ranges import RANGES
 from onnxq.ranges.minmax import MinMax
 from onnxq.ranges.mse import Mse
 from onnxq.ranges.percentile import Percentile
 from onnxq.registry import find, known
-from onnxq.types import QuantSpec, Range, RangeAlgorithm, TensorStats
+from onnxq.types import IntType, QuantSpec, Range, RangeAlgorithm, TensorStats
 
 REGISTERED = [find("ranges", name, RANGES)() for name in sorted(known("ranges", RANGES))]
 VARIANTS = [
@@ -101,3 +103,14 @@ def run(check: testing.RangeCheck, algorithm: RangeAlgorithm) -> None:
 
 def test_cases_name_themselves_once() -> None:
     assert len({str(case) for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("algorithm", [*REGISTERED, *VARIANTS], ids=repr)
+def test_extremes_alone_are_enough_or_refused(algorithm: RangeAlgorithm) -> None:
+    spec = QuantSpec(dtype=IntType(8, signed=True), symmetric=True, range=algorithm)
+    stats = observe(np.array([-1.0, 2.0]), histogram=False)
+    if not algorithm.needs_histogram:
+        assert algorithm(stats, spec).hi == 2
+        return
+    with pytest.raises(CalibrationError, match="needs a histogram"):
+        algorithm(stats, spec)

@@ -1,6 +1,7 @@
 """What every choice of a range keeps, on drawn and on odd data."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -14,6 +15,7 @@ from tests import oracles, strategies
 from tests.strategies import Drawn
 
 INT8, UINT8 = IntType(8, signed=True), IntType(8, signed=False)
+AFFINE = QuantSpec(dtype=UINT8, symmetric=False, range=MinMax())
 SHARES = st.floats(50.1, 100) | st.sampled_from([99.0, 99.9, 99.99, 100.0])
 ALGORITHMS = st.sampled_from([MinMax(), Percentile(percentile=99), Percentile(), Mse()])
 
@@ -21,6 +23,14 @@ ALGORITHMS = st.sampled_from([MinMax(), Percentile(percentile=99), Percentile(),
 def ends(algorithm: RangeAlgorithm, values: Array, spec: QuantSpec) -> tuple[float, float]:
     chosen = algorithm(observe(values), spec)
     return float(chosen.lo), float(chosen.hi)
+
+
+def test_percentile_of_one_to_a_hundred() -> None:
+    values = np.arange(1, 101, dtype=np.float32)
+    for share, expected in ((90, 90), (90.5, 91), (99, 99), (99.01, 100), (100, 100)):
+        lo, hi = ends(Percentile(percentile=share), values, AFFINE)
+        assert lo == 0
+        assert hi == pytest.approx(expected, rel=2**-10)
 
 
 @given(strategies.rows(), SHARES, SHARES, strategies.specs())
@@ -45,8 +55,7 @@ def test_percentile_is_near_that_of_the_values(drawn: Drawn, share: float, spec:
 
 @given(hnp.arrays(np.float32, st.integers(1, 40), elements=strategies.ORDINARY), SHARES)
 def test_percentile_is_near_on_odd_values(values: Array, share: float) -> None:
-    spec = QuantSpec(dtype=UINT8, symmetric=False, range=MinMax())
-    found = ends(Percentile(percentile=share), values, spec)
+    found = ends(Percentile(percentile=share), values, AFFINE)
     expected = oracles.percentile(values, share, symmetric=False)
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=strategies.TINY)
 

@@ -1,0 +1,246 @@
+"""The quantizers compared: each runs in a process of its own, which measures itself.
+
+Started as a script this file is that process: ``tools.py JOB.json`` writes ``JOB.result.json``. It
+imports nothing of onnxq at the top, since a peer may live in an environment without it.
+"""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+LEAST_OPSET = 13  # below it DequantizeLinear has no axis, so no scale a channel
+RAISED_OPSET = 17
+MOST_ERROR = 300  # characters of an error in the table
+NNCF_ENVIRONMENT = ".env-nncf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one process quantizes.
+
+    Attributes:
+        tool: A key of `TOOLS`, for onnxq with a recipe: ``onnxq@FILE``.
+        model: The float model.
+        calibration: An npz file that holds just the samples to use.
+        samples: How many those are.
+        output: Where the quantized model goes.
+    """
+
+    tool: str
+    model: str
+    calibration: str
+    samples: int
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of it.
+
+    Attributes:
+        seconds: Wall time, loading the tool included, starting Python excluded.
+        cpu_seconds: Processor time of the process and its children.
+        rss_mb: Greatest resident memory, MB.
+        error: First line of what went wrong, None if nothing did.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    rss_mb: float
+    error: str | None = None
+
+
+def feeds(job: Job) -> Iterator[dict[str, Any]]:
+    """Yield the samples one by one, as batches of one."""
+    import numpy as np  # noqa: PLC0415  the parent process needs none of the imports below
+
+    with np.load(job.calibration) as file:
+        arrays = dict(file)
+    for index in range(job.samples):
+        yield {name: array[index : index + 1] for name, array in arrays.items()}
+
+
+def run_onnxq(job: Job) -> None:
+    """Quantize with this project: its defaults, or a recipe."""
+    import onnxq  # noqa: PLC0415
+    from onnxq.recipe import load  # noqa: PLC0415
+
+    _, _, file = job.tool.partition("@")
+    recipe = load(Path(file)) if file else onnxq.Recipe()
+    table = onnxq.calibrate(Path(job.model), onnxq.Source(data=job.calibration), recipe=recipe)
+    onnxq.quantize(Path(job.model), table, recipe, Path(job.output))
+
+
+def run_onnxruntime(job: Job) -> None:
+    """Quantize with ``quantize_static`` and its defaults, after the step it recommends."""
+    _quantize_static(job, _prepared(job, Path(job.model)), {})
+
+
+def run_onnxruntime_hand(job: Job) -> None:
+    """Quantize with ``quantize_static`` as somebody who knows its pitfalls would.
+
+    The operator set is raised by hand where scales a channel need it, only Conv, MatMul and Gemm
+    are quantized, weights get one scale a channel, and activations are uint8. Where it fails on
+    what its own preparation makes, the model is taken as it is.
+    """
+    import onnx  # noqa: PLC0415
+    from onnx import version_converter  # noqa: PLC0415
+    from onnxruntime.quantization import QuantType  # noqa: PLC0415
+
+    path = Path(job.model)
+    model = onnx.load(path)
+    if max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")) < LEAST_OPSET:
+        path = Path(job.output).with_suffix(".raised.onnx")
+        onnx.save(version_converter.convert_version(model, RAISED_OPSET), path)
+    settings = {
+        "per_channel": True,
+        "op_types_to_quantize": ["Conv", "MatMul", "Gemm"],
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+    }
+    try:
+        _quantize_static(job, _prepared(job, path), settings)
+    except Exception:  # noqa: BLE001  whatever it is, there is one more way to try
+        _quantize_static(job, path, settings)
+
+
+def _prepared(job: Job, path: Path) -> Path:
+    """Run onnxruntime's preparation, without symbolic shapes where those fail."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
+
+    prepared = Path(job.output).with_suffix(".prepared.onnx")
+    try:
+        quant_pre_process(str(path), str(prepared))
+    except Exception:  # noqa: BLE001  it raises bare Exception for shapes it cannot infer
+        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+    return prepared
+
+
+def _quantize_static(job: Job, path: Path, settings: dict[str, Any]) -> None:
+    """Run onnxruntime's static quantization."""
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static  # noqa: PLC0415
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._feeds = feeds(job)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self._feeds, None)
+
+    quantize_static(str(path), job.output, Reader(), **settings)
+
+
+def run_nncf(job: Job) -> None:
+    """Quantize with ``nncf.quantize`` and its defaults."""
+    _nncf(job, transformer=False)
+
+
+def run_nncf_transformer(job: Job) -> None:
+    """Quantize with ``nncf.quantize`` and its preset for transformers."""
+    _nncf(job, transformer=True)
+
+
+def _nncf(job: Job, *, transformer: bool) -> None:
+    """Run NNCF."""
+    import nncf  # noqa: PLC0415
+    import onnx  # noqa: PLC0415
+
+    quantized = nncf.quantize(
+        onnx.load(job.model),
+        nncf.Dataset(list(feeds(job))),
+        subset_size=job.samples,
+        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+    )
+    onnx.save(quantized, job.output)
+
+
+TOOLS: dict[str, Callable[[Job], None]] = {
+    "onnxq": run_onnxq,
+    "onnxruntime": run_onnxruntime,
+    "onnxruntime-hand": run_onnxruntime_hand,
+    "nncf": run_nncf,
+    "nncf-transformer": run_nncf_transformer,
+}
+
+
+def python_of(tool: str, cache: Path) -> str | None:
+    """Return the Python a tool runs in, or None if the tool is not installed."""
+    if not tool.startswith("nncf") or find_spec("nncf"):
+        return sys.executable
+    own = cache / NNCF_ENVIRONMENT / "bin" / "python"
+    return str(own) if own.exists() else None
+
+
+def quantize(job: Job, python: str) -> Outcome:
+    """Run a job in a process of its own.
+
+    Args:
+        job: What to do.
+        python: The Python to run it with.
+
+    Returns:
+        What it took, or why it failed; it never raises for a tool's failure.
+    """
+    folder = Path(job.output).parent
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    request, answer = folder / "job.json", folder / "job.result.json"
+    request.write_text(json.dumps(asdict(job)))
+    command = [python, "-P", str(Path(__file__).resolve()), str(request)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    (folder / "log.txt").write_text(ended.stdout + ended.stderr)
+    if answer.exists():
+        return Outcome(**json.loads(answer.read_text()))
+    last = (ended.stderr.strip().splitlines() or [""])[-1]
+    error = f"ended with code {ended.returncode}: {last}"[:MOST_ERROR]
+    return Outcome(seconds=0.0, cpu_seconds=0.0, rss_mb=0.0, error=error)
+
+
+def peak_rss_mb() -> float:
+    """Return the greatest resident memory of this process in MB.
+
+    Linux lets a new process inherit the mark ``getrusage`` reports from its parent, so the mark
+    of the process' own memory map is read where there is one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text().splitlines()
+        marks = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+        if marks:
+            return int(marks[0]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def main() -> None:
+    """Do the job named on the command line and write down what it took."""
+    request = Path(sys.argv[1])
+    job = Job(**json.loads(request.read_text()))
+    error = None
+    begin = time.perf_counter()
+    try:
+        TOOLS[job.tool.partition("@")[0]](job)
+    except Exception as caught:  # noqa: BLE001  a tool's failure is a row of the table
+        lines = str(caught).strip().splitlines() or [""]
+        error = f"{type(caught).__name__}: {lines[0]}"[:MOST_ERROR]
+    seconds = time.perf_counter() - begin
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    outcome = Outcome(
+        seconds=seconds,
+        cpu_seconds=sum(usage.ru_utime + usage.ru_stime for usage in both),
+        rss_mb=peak_rss_mb(),
+        error=error,
+    )
+    request.with_suffix(".result.json").write_text(json.dumps(asdict(outcome)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The same questions to every structural pass, on the same models."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxq.graph.io import Model, from_proto, sync
+from onnxq.passes import PassReport
+from onnxq.passes.prepare import STRUCTURAL, prepare
+from tests.graphs import assert_same_function, batchnorm, build, copy
+
+Pass = Callable[[Model], PassReport]
+
+CONSTANTS = """net (float[N, 3, 8, 8] x, bool t) => (float[N, 3, 8, 8] y) {
+    k = Constant<value = float[1] {2.0}>()
+    l = Constant<value_float = 0.5>()
+    a = Mul(x, k)
+    y = If(t) <
+        then_branch = yes () => (float[N, 3, 8, 8] p) { p = Add(a, l) },
+        else_branch = no () => (float[N, 3, 8, 8] q) { q = Sub(a, k) }
+    >
+}"""
+NORMS = """net (float[N, 3, 8, 8] x) => (float[N, 5] y, float[N, 4, 6, 6] d) {
+    c = Conv(x, w)
+    d = BatchNormalization(c, g, b, m, v)
+    r = Relu(d)
+    e = Conv<group = 2>(r, k, b)
+    f = BatchNormalization(e, g, b, m, v)
+    h = GlobalAveragePool(f)
+    i = Flatten(h)
+    j = Gemm(i, u)
+    y = BatchNormalization(j, gg, gb, gm, gv)
+}"""
+REFUSALS = """net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y, float[2] k) {
+    k = Constant<value = float[2] {1.0, 2.0}>()
+    c = Conv(x, w)
+    d = Relu(c)
+    e = BatchNormalization(c, g, b, m, v)
+    n = BatchNormalization(d, g, b, m, v)
+    y = Add(n, e)
+}"""
+PLAIN = "net (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) { r = Relu(x) y = Neg(r) }"
+CONV = {"w": (4, 3, 3, 3), **batchnorm(4)}
+MODELS = {
+    "constants": build(CONSTANTS),
+    "normalizations": build(
+        NORMS, CONV | {"k": (4, 2, 3, 3), "u": (4, 5)} | batchnorm(5, seed=1, prefix="g")
+    ),
+    "refusals": build(REFUSALS, CONV),
+    "plain": build(PLAIN),
+    "IR 3": build(
+        "net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y) "
+        "{ k = Constant<value = float[1] {2.0}>() a = Mul(x, k) c = Conv(a, w)"
+        "  y = BatchNormalization(c, g, b, m, v) }",
+        CONV,
+        opset=8,
+        ir=3,
+    ),
+    "no nodes": build("net (float[N] x) => (float[N] x) { }"),
+}
+
+
+@pytest.fixture(params=STRUCTURAL, ids=lambda apply: apply.__name__)
+def apply(request: pytest.FixtureRequest) -> Pass:
+    chosen: Pass = request.param
+    return chosen
+
+
+@pytest.fixture(params=MODELS)
+def original(request: pytest.FixtureRequest) -> onnx.ModelProto:
+    return copy(MODELS[request.param])
+
+
+def test_modified_tells_the_truth(apply: Pass, original: onnx.ModelProto) -> None:
+    model = from_proto(copy(original))
+    report = apply(model)
+    assert (sync(model) != original) == report.modified
+
+
+def test_the_report_carries_the_name_of_the_pass(apply: Pass, original: onnx.ModelProto) -> None:
+    assert apply(from_proto(original)).name == apply.__name__
+
+
+def test_a_second_run_changes_nothing(apply: Pass, original: onnx.ModelProto) -> None:
+    model = from_proto(original)
+    first = apply(model)
+    between = copy(sync(model))
+    second = apply(model)
+    assert not second.modified
+    assert second.skipped == first.skipped
+    assert sync(model) == between
+
+
+def test_the_checker_accepts_the_result(apply: Pass, original: onnx.ModelProto) -> None:
+    model = from_proto(original)
+    apply(model)
+    onnx.checker.check_model(sync(model), full_check=True)
+
+
+def test_the_function_stays(apply: Pass, original: onnx.ModelProto) -> None:
+    model = from_proto(copy(original))
+    apply(model)
+    assert_same_function(original, sync(model))
+
+
+def test_graph_and_message_agree(apply: Pass, original: onnx.ModelProto) -> None:
+    """Linking the message again gives the same nodes: nothing lives in the graph only."""
+    model = from_proto(original)
+    apply(model)
+    again = from_proto(copy(sync(model)))
+    names = [[tensor.name for tensor in node.inputs] for node in again.graph.nodes]
+    ordered = {node.outputs[0].name: node for node in model.graph.nodes}
+    assert len(again.graph.nodes) == len(model.graph.nodes)
+    for node, inputs in zip(again.graph.nodes, names, strict=True):
+        assert [t.name for t in ordered[node.outputs[0].name].inputs] == inputs
+
+
+def test_every_skip_has_a_label_and_a_reason(apply: Pass, original: onnx.ModelProto) -> None:
+    for label, reason in apply(from_proto(original)).skipped:
+        assert label
+        assert reason
+
+
+def test_changed_labels_are_nodes_of_the_original(apply: Pass, original: onnx.ModelProto) -> None:
+    known = {f"{node.op_type}({node.output[0]})" for node in original.graph.node}
+    report = apply(from_proto(original))
+    assert set(report.changed) <= known
+
+
+def test_the_interface_stays(apply: Pass, original: onnx.ModelProto) -> None:
+    model = from_proto(copy(original))
+    apply(model)
+    result = sync(model).graph
+    held = {tensor.name for tensor in original.graph.initializer}
+    assert [v for v in result.input if v.name not in held] == [
+        v for v in original.graph.input if v.name not in held
+    ]
+    assert list(result.output) == list(original.graph.output)
+
+
+def test_some_model_is_changed_by_every_pass(apply: Pass) -> None:
+    assert any(apply(from_proto(copy(proto))).modified for proto in MODELS.values())
+
+
+def test_prepare_runs_them_all_in_order() -> None:
+    proto = build(
+        """net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y) {
+            w = Constant<value = float[4, 3, 3, 3] {VALUES}>()
+            c = Conv(x, w)
+            y = BatchNormalization(c, g, b, m, v)
+        }""".replace("VALUES", ", ".join(f"{v:.3f}" for v in np.linspace(-1, 1, 108))),
+        batchnorm(4),
+    )
+    model = from_proto(copy(proto))
+    reports = prepare(model)
+    assert [report.name for report in reports] == [apply.__name__ for apply in STRUCTURAL]
+    assert all(report.modified for report in reports)
+    assert [node.op for node in model.graph.nodes] == ["Conv"]
+    assert_same_function(proto, sync(model))
