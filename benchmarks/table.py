@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from benchmarks.measure import Row
 from benchmarks.metrics import Change
 
 LEAST_WIDTH = 170  # columns, where the output is no terminal
-PACKAGES = ("onnxq", "onnx", "onnxruntime", "numpy", "nncf")
+PACKAGES = ("onnx", "onnxruntime", "numpy")
 HEADINGS = (
     "model",
     "tool",
@@ -113,18 +113,12 @@ def _finite(value: Any) -> Any:
 
 def _environment() -> dict[str, Any]:
     """Say what ran the benchmark."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return {
         "python": sys.version.split()[0],
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "versions": versions,
+        "versions": {package: version(package) for package in PACKAGES},
     }
 
 

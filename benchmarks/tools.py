@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,14 @@ class Outcome:
         cpu_seconds: Processor time of the process and its children.
         rss_mb: Greatest resident memory, MB.
         error: First line of what went wrong, None if nothing did.
+        version: The tool's.
     """
 
     seconds: float
     cpu_seconds: float
     rss_mb: float
     error: str | None = None
+    version: str | None = None
 
 
 def feeds(job: Job) -> Iterator[dict[str, Any]]:
@@ -238,6 +241,7 @@ def main() -> None:
         cpu_seconds=sum(usage.ru_utime + usage.ru_stime for usage in both),
         rss_mb=peak_rss_mb(),
         error=error,
+        version=version(job.tool.partition("@")[0].partition("-")[0]),
     )
     request.with_suffix(".result.json").write_text(json.dumps(asdict(outcome)))
 

@@ -24,7 +24,7 @@ class Batch:
     Attributes:
         inputs: One array a model input.
         labels: The feed's ``label…`` arrays.
-        samples: How many samples it holds: rows where it can be split, else 1.
+        samples: How many samples it holds: rows where feeds stack, else 1.
         splittable: Whether each row may be run alone.
     """
 
@@ -93,7 +93,7 @@ def _batch(feed: Feed, inputs: Sequence[InputInfo], *, stackable: bool) -> Batch
     arrays = {info.name: np.ascontiguousarray(feed[info.name]) for info in inputs}
     labels = {name: array for name, array in feed.items() if name not in arrays}
     splittable = stackable and _fixed_batch(inputs) in (None, 1)
-    samples = len(next(iter(arrays.values()))) if splittable and arrays else 1
+    samples = len(next(iter(arrays.values()))) if stackable and arrays else 1
     return Batch(inputs=arrays, labels=labels, samples=samples, splittable=splittable)
 
 

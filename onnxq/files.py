@@ -15,8 +15,8 @@ def staged(target: Path) -> Iterator[Path]:
 
     The temporary path has the target's name in a new folder next to it. On leaving without an
     error every file in that folder replaces the one of the same name beside the target, the
-    target itself last; on any error, Ctrl-C included, the folder is removed and nothing beside
-    it has changed.
+    target itself last; on any error before that, Ctrl-C included, the folder is removed and
+    nothing beside it has changed.
 
     Args:
         target: Where the file shall be.

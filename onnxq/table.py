@@ -41,10 +41,11 @@ class KeptSamples:
     cut: str = ""
 
     def add(self, feeds: Iterable[Feed]) -> "KeptSamples":
-        """Offer more samples."""
+        """Offer more samples; those with texts in them are never kept."""
         if not self.limit:
             return self
-        hashed = {content_hash(feed): feed for feed in feeds}
+        plain = (feed for feed in feeds if all(a.dtype != object for a in feed.values()))
+        hashed = {content_hash(feed): feed for feed in plain}
         kept = self._prefix({**hashed, **self.feeds}, self.cut)
         own = {  # not views that hold a whole batch
             key: self.feeds.get(key) or {name: array.copy() for name, array in feed.items()}

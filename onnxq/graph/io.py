@@ -8,7 +8,7 @@ field by field; only what an edit created is new. Weights are never copied.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -250,6 +250,33 @@ def constant(name: str, values: Array) -> gs.Constant:
     """Make a constant of any element type numpy and ml_dtypes know, int4 included."""
     message = onnx.numpy_helper.from_array(values, name)
     return gs.Constant(name, gs.ir.tensor.LazyValues(message))
+
+
+def become_constant(tensor: gs.Tensor, message: onnx.TensorProto) -> None:
+    """Turn a variable into a constant in place, for all who read it."""
+    tensor.inputs.clear()
+    tensor.to_constant(gs.ir.tensor.LazyValues(message))
+
+
+def part(model: Model, nodes: Iterable[gs.Node], outputs: Iterable[str]) -> onnx.ModelProto:
+    """Return a model of some nodes that need nothing but constants.
+
+    Args:
+        model: The model they are from.
+        nodes: The nodes, in topological order.
+        outputs: Names of the tensors to return.
+    """
+    proto = onnx.ModelProto(ir_version=max(model.proto.ir_version, 4))
+    proto.opset_import.extend(model.proto.opset_import)
+    proto.graph.name = "part"
+    constants = {}
+    for node in nodes:
+        proto.graph.node.append(_node_message(node))
+        constants.update({t.name: t for t in node.inputs if isinstance(t, gs.Constant)})
+    for tensor in constants.values():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array_of(tensor), tensor.name))
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return proto
 
 
 def array_of(tensor: gs.Constant) -> Array:

@@ -39,6 +39,11 @@ class FloatHistogram:
     positive_start: int
     positive: Array
 
+    def __post_init__(self) -> None:
+        """Freeze the counts."""
+        self.negative.flags.writeable = False
+        self.positive.flags.writeable = False
+
     @property
     def total(self) -> int:
         """Number of values counted."""

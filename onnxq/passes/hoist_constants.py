@@ -14,9 +14,8 @@ Constant that holds no dense tensor (sparse, or strings).
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
-from onnxq.graph.io import Model, add_initializer
+from onnxq.graph.io import Model, add_initializer, become_constant
 from onnxq.graph.query import label
 from onnxq.passes import PassReport
 
@@ -34,8 +33,7 @@ def hoist_constants(model: Model) -> PassReport:
             skipped.append((label(node), "it holds no dense tensor"))  # case 2
         else:
             changed.append(label(node))
-            tensor.inputs.clear()
-            tensor.to_constant(gs.ir.tensor.LazyValues(message))
+            become_constant(tensor, message)
             model.graph.nodes.remove(node)
             add_initializer(model, message)  # now: who captures it in a subgraph is not asked later
     return PassReport(name="hoist_constants", changed=tuple(changed), skipped=tuple(skipped))

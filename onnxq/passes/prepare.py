@@ -3,9 +3,11 @@
 from onnxq.graph.io import Model
 from onnxq.passes import PassReport
 from onnxq.passes.fold_batchnorm import fold_batchnorm
+from onnxq.passes.fold_constants import fold_constants
+from onnxq.passes.fold_padding import fold_padding
 from onnxq.passes.hoist_constants import hoist_constants
 
-STRUCTURAL = (hoist_constants, fold_batchnorm)
+STRUCTURAL = (hoist_constants, fold_constants, fold_padding, fold_batchnorm)
 
 
 def prepare(model: Model) -> list[PassReport]:

@@ -41,6 +41,28 @@ REFUSALS = """net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y, float[2] k) {
     n = BatchNormalization(d, g, b, m, v)
     y = Add(n, e)
 }"""
+COMPUTED = """net (float[N, 3, 8, 8] x, bool t) => (float[N, 3, 8, 8] y, float[1] z) {
+    k = Constant<value = float[1] {2.0}>()
+    l = Exp(k)
+    m = Add(l, k)
+    z = Neg(m)
+    a = Mul(x, l)
+    y = If(t) <
+        then_branch = yes () => (float[N, 3, 8, 8] p) { p = Add(a, m) },
+        else_branch = no () => (float[N, 3, 8, 8] q) { q = Sub(a, m) }
+    >
+}"""
+PADDED = """net (float[N, 3, 8, 8] x, bool t) => (float[N, 4, 9, 8] y, float[N, 4, 8, 8] z) {
+    pads = Constant<value = int64[8] {0, 0, 1, 0, 0, 0, 2, 2}>()
+    more = Constant<value = int64[8] {0, 0, 1, 1, 0, 0, 1, 1}>()
+    a = Pad(x, pads)
+    y = Conv(a, w)
+    b = Pad(x, more)
+    z = If(t) <
+        then_branch = yes () => (float[N, 4, 8, 8] p) { p = Conv(b, w) },
+        else_branch = no () => (float[N, 4, 8, 8] q) { q = Conv<auto_pad = "SAME_UPPER">(x, w) }
+    >
+}"""
 PLAIN = "net (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) { r = Relu(x) y = Neg(r) }"
 CONV = {"w": (4, 3, 3, 3), **batchnorm(4)}
 MODELS = {
@@ -49,6 +71,8 @@ MODELS = {
         NORMS, CONV | {"k": (4, 2, 3, 3), "u": (4, 5)} | batchnorm(5, seed=1, prefix="g")
     ),
     "refusals": build(REFUSALS, CONV),
+    "computed constants": build(COMPUTED),
+    "padding": build(PADDED, {"w": (4, 3, 3, 3)}),
     "plain": build(PLAIN),
     "IR 3": build(
         "net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y) "
@@ -141,7 +165,20 @@ def test_the_interface_stays(apply: Pass, original: onnx.ModelProto) -> None:
 
 
 def test_some_model_is_changed_by_every_pass(apply: Pass) -> None:
-    assert any(apply(from_proto(copy(proto))).modified for proto in MODELS.values())
+    def modified(proto: onnx.ModelProto) -> bool:
+        model = from_proto(copy(proto))
+        before = STRUCTURAL[: STRUCTURAL.index(apply)]
+        return [earlier(model).modified for earlier in (*before, apply)][-1]
+
+    assert any(modified(proto) for proto in MODELS.values())
+
+
+def test_all_passes_together_keep_the_function(original: onnx.ModelProto) -> None:
+    model = from_proto(copy(original))
+    prepare(model)
+    onnx.checker.check_model(sync(model), full_check=True)
+    assert_same_function(original, sync(model))
+    assert not any(report.modified for report in prepare(model))
 
 
 def test_prepare_runs_them_all_in_order() -> None:
@@ -156,6 +193,7 @@ def test_prepare_runs_them_all_in_order() -> None:
     model = from_proto(copy(proto))
     reports = prepare(model)
     assert [report.name for report in reports] == [apply.__name__ for apply in STRUCTURAL]
-    assert all(report.modified for report in reports)
+    modified = {report.name for report in reports if report.modified}
+    assert modified == {"hoist_constants", "fold_batchnorm"}
     assert [node.op for node in model.graph.nodes] == ["Conv"]
     assert_same_function(proto, sync(model))

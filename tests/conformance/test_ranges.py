@@ -65,6 +65,7 @@ class Spoiled:
             return Range(chosen.lo, chosen.hi + np.random.default_rng().random())
         if self.fault == "mutates":
             for histogram in stats.histograms:
+                histogram.positive.flags.writeable = True
                 histogram.positive[:] = 0
         return chosen
 

@@ -92,7 +92,7 @@ def test_bootstrap_draws_are_paired_and_repeat() -> None:
     rng = np.random.default_rng(1)
     lengths = rng.integers(1, 20, 200).astype(float)
     before = np.stack([rng.integers(0, 5, 200).astype(float), lengths], axis=1)
-    after = before + [0.0, 0.0]
+    after = before.copy()
     after[0, 0] += 1  # one more error in one line
     first = bootstrap_change("CER", before, after, ratio)
     assert first == bootstrap_change("CER", before, after, ratio)

@@ -24,9 +24,11 @@ def test_ties_go_to_the_lower_class() -> None:
 
 
 def test_many_ties_keep_their_order() -> None:
-    scores = np.zeros((1, 100))
-    assert hits(scores, np.array([4]), 5).tolist() == [True]
-    assert hits(scores, np.array([5]), 5).tolist() == [False]
+    scores = np.random.default_rng(0).integers(0, 3, (1, 200)).astype(np.float32)
+    ranked = sorted(range(200), key=lambda i: (-scores[0, i], i))
+    for k in (1, 5, 20):
+        for place in range(30):
+            assert hits(scores, np.array([ranked[place]]), k).tolist() == [place < k]
 
 
 def test_nan_ranks_last() -> None:

@@ -69,6 +69,8 @@ def test_within_cuts_and_keeps_zero() -> None:
     assert (cut.lo.tolist(), cut.hi.tolist()) == ([0, 0], [6, 3])
     above = chosen.within(2, 6)  # zero stays inside whatever the bounds
     assert (above.lo.tolist(), above.hi.tolist()) == ([0, 0], [6, 3])
+    below = chosen.within(-6, -2)
+    assert (below.lo.tolist(), below.hi.tolist()) == ([-1, 0], [0, 0])
     open_ended = chosen.within(-np.inf, np.inf)
     assert (open_ended.lo.tolist(), open_ended.hi.tolist()) == ([-1, 0], [8, 3])
 
