@@ -67,7 +67,7 @@ def _rows(name: str, asked: argparse.Namespace) -> Iterator[Row]:
             say(f"{name}: {tool} skipped: not installed (--with-nncf installs it)")
             continue
         job = Job(
-            tool=tool,
+            tool=_absolute(tool),
             model=str(reference.model),
             calibration=str(work / "calib.npz"),
             samples=samples,
@@ -75,6 +75,12 @@ def _rows(name: str, asked: argparse.Namespace) -> Iterator[Row]:
         )
         say(f"{name}: {tool}: quantizing")
         yield _measured(reference, tool, job, quantize(job, python))
+
+
+def _absolute(tool: str) -> str:
+    """Return a tool with the whole path of its recipe: it is run in another folder."""
+    name, _, recipe = tool.partition("@")
+    return f"{name}@{Path(recipe).resolve()}" if recipe else name
 
 
 def _measured(reference: Reference, tool: str, job: Job, outcome: Outcome) -> Row:
@@ -122,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=_path, help="where the tables go; default the cache")
     add("--fetch", action="store_true", help="download what the cache lacks")
     add("--fetch-only", action="store_true", help="download and stop")
-    add("--imagenet", type=_path, help="photographs; number in the file name = class index")
+    add("--imagenet", type=_path, help="photographs, their names beginning with the class index")
     add("--cifar", type=_path, help="npz with calib, test, test_label")
     add("--cifar-model", type=_path, help="a float model of CIFAR-10")
     add("--with-nncf", action="store_true", help="install NNCF in the cache and run it too")

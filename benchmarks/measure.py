@@ -142,12 +142,13 @@ class Reference:
         """Time both models in turns, one thread, for each batch size both take."""
         ratios = {}
         one = Runtime(threads=1)
-        sessions = [Session(path, one) for path in (self.model, quantized)]
+        before, after = (Session(path, one) for path in (self.model, quantized))
         for size in BATCHES:
             if size > self.samples:
                 continue
+            feed = self._feed(0, size)
             try:
-                timed = latency(*sessions, self._feed(0, size), one.threads, self._settings.seconds)
+                timed = latency(before, after, feed, one.threads, self._settings.seconds)
             except ModelError:
                 continue  # the batch size is fixed
             ratios[size] = timed.ratio

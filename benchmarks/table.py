@@ -67,8 +67,8 @@ def _cells(row: Row, newline: str) -> list[str]:
         _number(row.size, 2),
         _number(latency.get(1), 2),
         _number(latency.get(8), 2),
-        _number(outcome and outcome.seconds, 1),
-        _number(outcome and outcome.rss_mb, 0),
+        _number(outcome.seconds if outcome else None, 1),
+        _number(outcome.rss_mb if outcome else None, 0),
     ]
 
 

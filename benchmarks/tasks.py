@@ -4,7 +4,7 @@ Shapes:
     ``N`` samples, one an entry in a list of outputs: every model is run with batches of one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,11 +81,11 @@ class ReadLines:
     def changes(self, before: list[str], after: list[str], labels: Labels) -> tuple[Change, ...]:
         """Return character error rate and exact match."""
         label = labels["label"].tolist()
-        counts = [edit_counts(lines, label) for lines in (before, after)]
-        exact = [np.array(lines) == np.array(label) for lines in (before, after)]
+        edits, edits_after = (edit_counts(lines, label) for lines in (before, after))
+        exact, exact_after = (np.array(lines) == labels["label"] for lines in (before, after))
         return (
-            bootstrap_change("CER", *counts, ratio, better="lower"),
-            mean_change("exact", *exact),
+            bootstrap_change("CER", edits, edits_after, ratio, better="lower"),
+            mean_change("exact", exact, exact_after),
         )
 
     def agreement(self, before: list[str], after: list[str]) -> float:
@@ -102,8 +102,8 @@ class Embed:
 
     def changes(self, before: Array, after: Array, labels: Labels) -> tuple[Change, ...]:
         """Return the accuracy of the five nearest neighbours."""
-        hits = [neighbour_hits(rows, labels["label"]) for rows in (before, after)]
-        return (mean_change("5-NN", *hits),)
+        hits, hits_after = (neighbour_hits(rows, labels["label"]) for rows in (before, after))
+        return (mean_change("5-NN", hits, hits_after),)
 
     def agreement(self, before: Array, after: Array) -> float:
         """Return the share of texts whose nearest neighbour stayed the same."""
@@ -120,8 +120,9 @@ class Segment:
 
     def changes(self, before: Array, after: Array, labels: Labels) -> tuple[Change, ...]:
         """Return mean IoU."""
-        counts = [overlap_counts(a, labels["label"], self._classes) for a in (before, after)]
-        return (bootstrap_change("mIoU", *counts, mean_iou),)
+        label, classes = labels["label"], self._classes
+        counts, counts_after = (overlap_counts(a, label, classes) for a in (before, after))
+        return (bootstrap_change("mIoU", counts, counts_after, mean_iou),)
 
     def agreement(self, before: Array, after: Array) -> float:
         """Return the share of equal pixels."""
@@ -151,8 +152,8 @@ class Detect:
             {int(k): boxes[classes == k] for k in np.unique(classes[classes >= 0])}
             for boxes, classes in zip(labels["label_boxes"], labels["label_classes"], strict=True)
         ]
-        counts = [_f1_counts(found, wanted) for found in (before, after)]
-        return (bootstrap_change("F1", *counts, ratio),)
+        counts, counts_after = (_f1_counts(found, wanted) for found in (before, after))
+        return (bootstrap_change("F1", counts, counts_after, ratio),)
 
     def agreement(self, before: list[dict[int, Array]], after: list[dict[int, Array]]) -> float:
         """Return F1 of the quantized model's boxes against the float model's."""
@@ -178,6 +179,9 @@ def task_of(name: str, model: Path) -> Task:
     """
     if name == "ppocr_rec":
         return ReadLines(model)
-    tasks = {"minilm": Embed, "fashion_segment": Segment, "fashion_detect": Detect}
-    task: Task = tasks.get(name, Classify)()
-    return task
+    tasks: dict[str, Callable[[], Task]] = {
+        "minilm": Embed,
+        "fashion_segment": Segment,
+        "fashion_detect": Detect,
+    }
+    return tasks.get(name, Classify)()

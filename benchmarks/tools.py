@@ -198,7 +198,8 @@ def quantize(job: Job, python: str) -> Outcome:
     request, answer = folder / "job.json", folder / "job.result.json"
     request.write_text(json.dumps(asdict(job)))
     command = [python, "-P", str(Path(__file__).resolve()), str(request)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Some tools leave files where they are started.
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     (folder / "log.txt").write_text(ended.stdout + ended.stderr)
     if answer.exists():
         return Outcome(**json.loads(answer.read_text()))

@@ -351,6 +351,9 @@ def _record(model: Model, plan: Plan, table: CalibrationTable) -> None:
         "onnxq.versions": json.dumps(dict(table.versions), sort_keys=True),
         "onnxq.calibration_samples": str(table.samples),
     }
+    kept = [entry for entry in model.proto.metadata_props if entry.key not in record]
+    del model.proto.metadata_props[:]
+    model.proto.metadata_props.extend(kept)
     for key, value in record.items():
         model.proto.metadata_props.add(key=key, value=value)
 

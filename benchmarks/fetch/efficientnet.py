@@ -41,13 +41,13 @@ def build(ingredients: Ingredients, target: Path) -> None:
 
 
 def _photographs(folder: Path | None) -> list[Path]:
-    """Return the photographs of a folder whose names hold a number."""
+    """Return the photographs of a folder whose names begin with a number."""
     if folder is None:
         raise MissingError("needs --imagenet DIR, photographs numbered by class")
     files = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in (".jpg", ".jpeg", ".png") and re.search(r"\d", path.stem)
+        if path.suffix.lower() in (".jpg", ".jpeg", ".png") and re.match(r"\d", path.stem)
     )
     if len(files) < LEAST:
         raise MissingError(f"{folder} holds {len(files)} numbered photographs, {LEAST} are needed")
@@ -55,8 +55,8 @@ def _photographs(folder: Path | None) -> list[Path]:
 
 
 def _class(path: Path) -> int:
-    """Return the last number in a file's name."""
-    return int(re.findall(r"\d+", path.stem)[-1])
+    """Return the number a file's name begins with."""
+    return int(re.findall(r"\d+", path.stem)[0])
 
 
 def _stack(paths: list[Path]) -> Array:

@@ -66,8 +66,8 @@ def draw_line(text: str, fonts: Sequence[Path], rng: np.random.Generator) -> Lin
         float(rng.uniform(-2, 2)), resample=Image.Resampling.BILINEAR, fillcolor=edge
     )
     if rng.random() < BLURRED:
-        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.4))))
-    noise = rng.normal(0, rng.uniform(0, 18), (size[1], size[0], 3))
+        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.5))))
+    noise = rng.normal(0, rng.uniform(0, 20), (size[1], size[0], 3))
     pixels = np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8)
     return Line(text=text, pixels=pixels)
 
@@ -85,6 +85,6 @@ def _background(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 def _ink(picture: Image.Image, rng: np.random.Generator) -> tuple[int, ...]:
     """Choose a colour darker than a bright background, or brighter than a dark one."""
     mean = np.asarray(picture).mean()
-    contrast = int(rng.integers(70, 200))
+    contrast = int(rng.integers(65, 195))
     level = mean - contrast if mean > 128 else mean + contrast
     return tuple(int(value) for value in np.clip(level + rng.integers(-25, 25, 3), 0, 255))

@@ -13,7 +13,7 @@ class MissingError(Exception):
     """An ingredient of a model is not there; the message says which."""
 
 
-def run(command: Sequence[str | Path], folder: Path, why: str) -> str:
+def run(command: Sequence[object], folder: Path, why: str) -> str:
     """Run a program and return what it prints.
 
     Args:

@@ -4,6 +4,7 @@ The models are in the wheel of rapidocr-onnxruntime (Apache-2.0). The lines are 
 Debian's fonts; their words are those of this project's LICENSE.
 """
 
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -91,8 +92,8 @@ def _turned(lines: list[Line]) -> list[Line]:
 
 def _width(pixels: Array) -> int:
     """Return the width of a picture scaled to the models' height."""
-    height, width, _ = pixels.shape
-    return -(-HEIGHT * width // height)
+    height, width = pixels.shape[:2]
+    return math.ceil(HEIGHT * width / height)
 
 
 def _stack(lines: list[Line], width: int) -> Array:

@@ -28,6 +28,7 @@ from onnxq.numerics.affine import quantize, storage
 from onnxq.numerics.bias import bias_params, fitting_scale
 from onnxq.numerics.tiles import reduce
 from onnxq.plan import NodePlan, Plan
+from onnxq.targets import Target
 from onnxq.types import Array, IntType, QuantParams
 
 
@@ -88,7 +89,8 @@ def emit_qdq(
         if plan.activations[name].written:
             _emit_written(writer, tensors[name], params)
         else:
-            _emit_read(writer, tensors[name], params, quantized)
+            before = _guarded(writer, tensors[name], plan.target)
+            _emit_read(writer, tensors[name], before, params, quantized)
     count = sum(len(node_plan.weights) for node_plan in integer)
     return Emitted(activations=len(activations), weights=count, raised=raised)
 
@@ -124,15 +126,31 @@ def _emit_written(writer: "_Writer", tensor: gs.Tensor, params: QuantParams) -> 
     writer.pair(before, tensor, params)
 
 
+def _guarded(writer: "_Writer", tensor: gs.Tensor, target: Target) -> gs.Tensor:
+    """Return what to quantize: the tensor, or a copy behind an operator that does nothing.
+
+    onnxruntime quantizes the float weights of a Conv that stands between DequantizeLinear and
+    QuantizeLinear, one scale for all of them. A Max of one tensor in between prevents that.
+    """
+    producer = tensor.inputs[0] if tensor.inputs else None
+    while producer is not None and producer.op in target.absorbs:
+        producer = producer.inputs[0].inputs[0] if producer.inputs[0].inputs else None
+    return writer.copy(tensor) if producer is not None and producer.op in target.guards else tensor
+
+
 def _emit_read(
-    writer: "_Writer", tensor: gs.Tensor, params: QuantParams, integer: set[int]
+    writer: "_Writer",
+    tensor: gs.Tensor,
+    before: gs.Tensor,
+    params: QuantParams,
+    integer: set[int],
 ) -> None:
     """Put a pair of Q and DQ on what float operators or the user write, for integer readers."""
     after = gs.Variable(writer.names.new(f"{tensor.name}_dequantized"))
     for node in list(tensor.outputs):
         if id(node) in integer:
             set_inputs(node, [after if read is tensor else read for read in node.inputs])
-    writer.pair(tensor, after, params)
+    writer.pair(before, after, params)
 
 
 class _Writer:
@@ -159,6 +177,13 @@ class _Writer:
             self._add("DequantizeLinear", [stored, *parameters], after, params)
             self._written[key] = after
         return self._written[key]
+
+    def copy(self, tensor: gs.Tensor) -> gs.Variable:
+        """Return a copy of a tensor, made by an operator no runtime fuses."""
+        after = gs.Variable(self.names.new(f"{tensor.name}_kept_float"))
+        node = gs.Node("Max", name=f"{after.name}_Max", inputs=[tensor], outputs=[after])
+        self._model.graph.nodes.append(node)
+        return after
 
     def pair(self, before: gs.Tensor, after: gs.Tensor, params: QuantParams) -> None:
         """Write QuantizeLinear and DequantizeLinear between two tensors."""

@@ -58,6 +58,8 @@ class Target:
         bias: Element type of biases, or None if they stay float.
         ops: Operator type to rule.
         absorbs: Operator types that disappear into the kernel before them.
+        guards: Operator types whose float weights the runtime quantizes by itself when it finds
+            them between DequantizeLinear and QuantizeLinear, unless something stands between.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Target:
     bias: str | None
     ops: Mapping[str, OpRule]
     absorbs: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
 
 
 def names() -> list[str]:
@@ -101,7 +104,8 @@ def target(name: str) -> Target:
                     f"key of target {name}", key, {f.name for f in fields(Target)}
                 )
         content["ops"] = {op: OpRule(**rule) for op, rule in content["ops"].items()}
-        content["absorbs"] = tuple(content.get("absorbs", ()))
+        for key in ("absorbs", "guards"):
+            content[key] = tuple(content.get(key, ()))
         return Target(**content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RecipeError(f"target {name}: {error}") from error

@@ -107,7 +107,7 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], Recipe]] = {
     ),
     "attention": (
         lambda: build(ATTENTION, {"wq": (8, 8), "wk": (8, 8), "half": np.array(0.5, np.float32)}),
-        Recipe(activations=TensorRule(dtype="int8", symmetric=True)),
+        Recipe(activations=TensorRule(symmetric=True)),
     ),
     "dense": (
         lambda: build(
