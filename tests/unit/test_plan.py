@@ -14,7 +14,7 @@ from onnxq.targets import target
 from onnxq.types import IntType
 from tests.graphs import build, plan_of
 
-UINT8 = IntType(8, signed=False), IntType(8, signed=True)
+UINT8, INT8 = IntType(8, signed=False), IntType(8, signed=True)
 PAD = "<pads = [1, 1, 1, 1]>"
 NET = f"""
 net (float[N, 3, 8, 8] x) => (float[N, 5] y)
