@@ -108,4 +108,4 @@ def mapped(path: Path) -> npt.NDArray[Any]:
 
 def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return an array contiguous and in this machine's byte order; a copy only if needed."""
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")

@@ -3,7 +3,8 @@
 Each batch is folded at once and forgotten, so memory does not grow with the number of samples.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from importlib.metadata import version
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from onnxq.errors import CalibrationError, ModelError
 from onnxq.feeds import Batch
-from onnxq.graph.io import Model, sync
+from onnxq.graph.io import Model
 from onnxq.graph.session import Runtime, Session
 from onnxq.numerics.histogram import merge
 from onnxq.plan import Plan
@@ -25,7 +26,7 @@ def observer(model: Model, tensors: Sequence[str], runtime: Runtime) -> Session:
     """Load the model so that it returns the tensors to observe; graph inputs are not asked for."""
     inputs = {tensor.name for tensor in model.graph.inputs}
     inside = [name for name in tensors if name not in inputs]
-    return Session(sync(model), runtime, expose=inside)
+    return Session(model, runtime, expose=inside)
 
 
 def calibrate(
@@ -107,7 +108,8 @@ def statistics(table: CalibrationTable, model: Model, plan: Plan) -> dict[str, T
     """Look up what the table saw of every activation of a plan.
 
     Returns:
-        Activation name to the statistics of the first of its sources that the table has.
+        Activation name to the statistics of the first of its sources that the table has, merged
+        with those of its group.
 
     Raises:
         CalibrationError: The table is not of this model, or lacks a tensor.
@@ -116,7 +118,7 @@ def statistics(table: CalibrationTable, model: Model, plan: Plan) -> dict[str, T
         raise CalibrationError(
             f"the calibration table belongs to another model than {model.path}: calibrate this one"
         )
-    found = {}
+    found: dict[str, TensorStats] = {}
     missing = []
     for name, activation in plan.activations.items():
         there = [source for source in activation.sources if source in table.tensors]
@@ -129,4 +131,25 @@ def statistics(table: CalibrationTable, model: Model, plan: Plan) -> dict[str, T
             f"the calibration table lacks tensor {missing[0]!r} ({len(missing)} in all): "
             "calibrate again with this recipe"
         )
-    return found
+    groups = {name: [name, *plan.activations[name].group] for name in found}
+    return {name: reduce(merge, (found[each] for each in group)) for name, group in groups.items()}
+
+
+def unfit(stats: Mapping[str, TensorStats]) -> dict[str, str]:
+    """Return the activations that integers cannot hold, each with the reason.
+
+    An infinite or huge value says "never" or "no limit" to what reads it; the nearest code of a
+    range would say something else.
+
+    Args:
+        stats: What was seen of every activation of a plan.
+    """
+    reasons = {}
+    for name, seen in stats.items():
+        if seen.infinite:
+            reasons[name] = "holds infinite or huge values, which integers would cut off"
+        elif seen.nan:
+            reasons[name] = "holds NaN on the calibration data"
+        elif not seen.count.any():
+            reasons[name] = "was empty in all calibration data"
+    return reasons

@@ -1,9 +1,9 @@
 """Which nodes of a model are quantized, and why the others are not.
 
-An operator with the role ``compute`` is quantized when its form allows it. One with the role
-``follow`` only if everything it reads exists in integers anyway and something integer reads its
-result; whoever fails drops out, which can make its neighbours fail, until nothing changes. A
-Relu or Clip that the kernel before it absorbs counts as part of that operator.
+An operator with the role ``compute`` or ``always`` is quantized when its form allows it. One
+with the role ``follow`` only if everything it reads exists in integers anyway and something
+integer reads its result; whoever fails drops out, which can make its neighbours fail, until
+nothing changes. A Relu or Clip that the kernel before it absorbs counts as part of that operator.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,8 +21,9 @@ from onnxq.graph.query import (
 )
 from onnxq.recipe import NodeRule, Recipe
 from onnxq.targets import OpRule, Target
+from onnxq.worth import not_worth
 
-WEIGHTED = ("Conv", "Gemm")  # their second input must be constant
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm")  # their second input must be constant
 EVERYTHING = NodeRule(name="")
 
 
@@ -36,6 +37,7 @@ class Context:
         recipe: What is asked.
         types: Element types and shapes, by tensor name.
         outputs: Names of the graph outputs.
+        unfit: Tensors that must stay float for what was seen of them, each with the reason.
         absorbed: Tensor between an operator and the activation it absorbs, to that activation.
     """
 
@@ -44,6 +46,7 @@ class Context:
     recipe: Recipe
     types: Mapping[str, TensorType]
     outputs: frozenset[str]
+    unfit: Mapping[str, str] = field(default_factory=dict)
     absorbed: dict[str, Node] = field(default_factory=dict)
 
     def rule(self, node: Node) -> NodeRule:
@@ -55,6 +58,11 @@ class Context:
         """Return the target's rule for a node it knows."""
         return self.target.ops[node.op]
 
+    def is_worth(self, op: str) -> bool:
+        """Say whether an operator type is worth quantizing by itself."""
+        rule = self.target.ops.get(op)
+        return rule is not None and rule.role != "follow"
+
     def result(self, node: Node) -> Tensor:
         """Return a node's output, behind the activation it absorbs."""
         tensor = node.outputs[0]
@@ -63,11 +71,7 @@ class Context:
 
     def data(self, node: Node) -> list[tuple[int, Tensor]]:
         """Return index and tensor of the inputs that carry values, bias left out."""
-        if self.op(node).share:
-            count = 1
-        else:
-            count = 2 if self.op(node).role == "compute" else len(node.inputs)
-        return list(enumerate(node.inputs))[:count]
+        return list(enumerate(node.inputs))[: self.op(node).read]
 
 
 def choose(context: Context) -> tuple[dict[str, Node], dict[str, str]]:
@@ -75,13 +79,8 @@ def choose(context: Context) -> tuple[dict[str, Node], dict[str, str]]:
     chosen: dict[str, Node] = {}
     reasons: dict[str, str] = {}
     for node in context.model.graph.nodes:
-        if not node.outputs:
-            continue
-        key = node.outputs[0].name
-        reasons[key] = refusal(context, node)
-        if not reasons[key]:
-            chosen[key] = node
-            reasons[key] = f"{node.op} has an integer kernel on {context.target.name}"
+        if node.outputs:
+            _consider(context, node, chosen, reasons)
     absorb(context, chosen, reasons)
     while failed := {
         key: why for key, node in chosen.items() if (why := _fails(context, node, chosen))
@@ -91,8 +90,19 @@ def choose(context: Context) -> tuple[dict[str, Node], dict[str, str]]:
             del chosen[key]
             behind = context.absorbed.pop(key, None)
             if behind is not None:
-                reasons[behind.outputs[0].name] = refusal(context, behind)
+                _consider(context, behind, chosen, reasons)
     return chosen, reasons
+
+
+def _consider(
+    context: Context, node: Node, chosen: dict[str, Node], reasons: dict[str, str]
+) -> None:
+    """Choose a node if its form allows it, and note the reason."""
+    key = node.outputs[0].name
+    why = refusal(context, node)
+    if not why:
+        chosen[key] = node
+    reasons[key] = why or f"{node.op} has an integer kernel on {context.target.name}"
 
 
 def refusal(context: Context, node: Node) -> str:
@@ -140,8 +150,10 @@ def _form(node: Node) -> str:
 
 
 def _channels(node: Node) -> int:
-    """Return how many output channels the weights of a Conv or Gemm have."""
+    """Return how many output channels the weights of a node have."""
     shape = node.inputs[1].shape
+    if node.op == "ConvTranspose":
+        return int(shape[1]) * int(node.attrs.get("group", 1))
     axis = output_channel_axis(node, 1, len(shape))
     assert axis is not None
     return int(shape[axis])
@@ -154,8 +166,9 @@ def absorb(context: Context, chosen: dict[str, Node], reasons: dict[str, str]) -
         if before is None or before.name not in chosen or not _absorbable(context, node):
             continue
         alone = len(before.outputs) == 1 and before.name not in context.outputs
-        if alone and not context.op(chosen[before.name]).share:
+        if alone and not context.op(chosen[before.name]).moves:
             context.absorbed[before.name] = node
+            chosen.pop(node.outputs[0].name, None)
             reasons[node.outputs[0].name] = f"part of {label(chosen[before.name])}"
 
 
@@ -169,9 +182,18 @@ def _absorbable(context: Context, node: Node) -> bool:
 
 
 def _fails(context: Context, node: Node, chosen: Mapping[str, Node]) -> str:
-    """Return why a node that only follows others has nothing to follow, or nothing."""
-    if context.op(node).role == "compute":
-        return ""
+    """Return why a node cannot be quantized among its neighbours, or nothing.
+
+    It must not touch a tensor unfit for integers; one that only follows needs something to follow.
+    """
+    touched = [tensor for _, tensor in context.data(node)]
+    if context.op(node).output == "always":
+        touched.append(context.result(node))
+    for tensor in touched:
+        if tensor.name in context.unfit:
+            return f"{tensor.name!r} {context.unfit[tensor.name]}"
+    if context.op(node).role != "follow":
+        return not_worth(node, context.target.worth, _conversions(context, node, chosen))
     for _, tensor in context.data(node):
         if not (isinstance(tensor, Constant) or _is_integer(context, tensor, chosen)):
             return f"it reads {tensor.name!r}, which is float"
@@ -180,11 +202,24 @@ def _fails(context: Context, node: Node, chosen: Mapping[str, Node]) -> str:
     return ""
 
 
+def _conversions(context: Context, node: Node, chosen: Mapping[str, Node]) -> tuple[bool, bool]:
+    """Say whether a node's first input comes from floats, and its result is read as floats."""
+    result = context.result(node)
+    integer = list(readers(context, result, chosen))
+    as_float = len(integer) < len(result.outputs) or result.name in context.outputs
+    return not _is_written(context, node.inputs[0], chosen), as_float
+
+
 def _is_integer(context: Context, tensor: Tensor, chosen: Mapping[str, Node]) -> bool:
     """Say whether a tensor exists in integers anyway: an integer kernel writes or needs it."""
-    written = {context.result(chosen[key]).name for key in _kernels(context, tensor) & set(chosen)}
-    needed = (context.op(node).role == "compute" for node in readers(context, tensor, chosen))
-    return tensor.name in written or any(needed)
+    needed = (context.op(node).role != "follow" for node in readers(context, tensor, chosen))
+    return _is_written(context, tensor, chosen) or any(needed)
+
+
+def _is_written(context: Context, tensor: Tensor, chosen: Mapping[str, Node]) -> bool:
+    """Say whether an integer kernel writes a tensor."""
+    keys = _kernels(context, tensor) & set(chosen)
+    return any(context.result(chosen[key]) is tensor for key in keys)
 
 
 def _kernels(context: Context, tensor: Tensor) -> set[str]:
@@ -202,3 +237,15 @@ def readers(context: Context, tensor: Tensor, chosen: Mapping[str, Node]) -> Ite
         key = node.outputs[0].name if node.outputs else ""
         if chosen.get(key) is node and any(t is tensor for _, t in context.data(node)):
             yield node
+
+
+def epilogue_input(context: Context, node: Node, chosen: Mapping[str, Node]) -> Tensor | None:
+    """Return the input a node takes from inside the kernel that computes them both, if any."""
+    if not context.op(node).epilogue:
+        return None
+    for _, tensor in context.data(node):
+        before = chosen.get(tensor.name)
+        alone = len(tensor.outputs) == 1 and tensor.name not in context.outputs
+        if before is not None and alone and context.op(before).role == "compute":
+            return tensor
+    return None

@@ -90,7 +90,7 @@ def batches(reader: Reader, inputs: Sequence[InputInfo], cut: Cut) -> Iterator[B
 
 def _batch(feed: Feed, inputs: Sequence[InputInfo], *, stackable: bool) -> Batch:
     """Part a feed into inputs and labels."""
-    arrays = {info.name: np.ascontiguousarray(feed[info.name]) for info in inputs}
+    arrays = {info.name: np.asarray(feed[info.name], order="C") for info in inputs}
     labels = {name: array for name, array in feed.items() if name not in arrays}
     splittable = stackable and _fixed_batch(inputs) in (None, 1)
     samples = len(next(iter(arrays.values()))) if stackable and arrays else 1

@@ -14,6 +14,7 @@ from typing import Any
 
 from onnxq import calibration, comparison
 from onnxq.comparison import Comparison, Latency
+from onnxq.correction import correct_biases
 from onnxq.emit.qdq import Emitted, emit_qdq, required_opset
 from onnxq.errors import CalibrationError, ModelError, QualityError, UnsupportedError
 from onnxq.feeds import Batch, Cut, batches
@@ -21,7 +22,8 @@ from onnxq.files import check_target, staged
 from onnxq.graph import io
 from onnxq.graph.io import Model
 from onnxq.graph.opset import lowest_onnxruntime, raise_opset
-from onnxq.graph.session import Runtime, Session
+from onnxq.graph.session import Recorded, Runtime, Session
+from onnxq.layers import Layer, rank
 from onnxq.numerics.affine import params_of
 from onnxq.numerics.extremes import extremes
 from onnxq.passes import PassReport
@@ -36,6 +38,7 @@ from onnxq.types import QuantParams, TensorStats
 log = logging.getLogger(__name__)
 
 SAME_FUNCTION = 60.0  # dB; what folding and a raised operator set may cost in float32
+WARN_COSINE = 0.99  # an output farther from the float model than this is warned about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,21 +92,25 @@ class Quantized:
         path: The file written.
         plan: What became of every node and tensor.
         emitted: What was written.
+        corrected: How many biases take up the mean error of their layer.
         passes: What the structural passes did.
         opset: Operator set before and after.
         onnxruntime: First onnxruntime release that loads the result.
         sizes: Bytes of the float model and of the result, external data included.
         check: Result against float model on the kept samples; None without samples.
+        layers: Where the result is far from the float model: its layers, worst first.
     """
 
     path: Path
     plan: Plan
     emitted: Emitted
+    corrected: int
     passes: tuple[PassReport, ...]
     opset: tuple[int, int]
     onnxruntime: str
     sizes: tuple[int, int]
     check: Comparison | None
+    layers: tuple[Layer, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +121,13 @@ class Compared:
         comparison: How near the outputs are.
         sizes: Bytes of both models, external data included.
         latency: Time of both, where asked for.
+        layers: Every layer, worst first, where asked for.
     """
 
     comparison: Comparison
     sizes: tuple[int, int]
     latency: Latency | None
+    layers: tuple[Layer, ...] | None = None
 
 
 def calibrate(
@@ -229,35 +238,56 @@ def quantize(
         OutputError: The output cannot be written, or is an input.
     """
     runtime, limits = runtime or Runtime(), limits or Limits()
-    check_target(output, [model])
-    prepared, plan, passes, before = _plan(model, recipe, limits.max_opset)
+    inputs = io.files_of(model)
+    for target_file in (output, output.with_name(f"{output.name}.data")):
+        check_target(target_file, inputs)
+    prepared, plan, passes, before = _plan(model, recipe, table, limits.max_opset)
     stats = calibration.statistics(table, prepared, plan)
     samples = [
         Batch(inputs=feed, labels={}, samples=1, splittable=False)
         for feed in table.kept.feeds.values()
     ]
-    reference = Session(model, runtime)
+    reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
     _check_function(prepared, reference, samples, runtime)
-    emitted = emit_qdq(
-        prepared, plan, _activation_params(plan, stats), _weight_params(plan, prepared)
-    )
+    activations, weights = _activation_params(plan, stats), _weight_params(plan, prepared)
+    corrected = 0
+    wanted = plan.target.correct_bias if recipe.correct_bias is None else recipe.correct_bias
+    if wanted and samples:
+        corrected = correct_biases(prepared, plan, activations, weights, samples, runtime)
+    emitted = emit_qdq(prepared, plan, activations, weights)
     _record(prepared, plan, table)
     with staged(output) as temporary:
         io.write(prepared, temporary)
         result = Session(temporary, runtime)
         check = comparison.compare(reference, result, samples) if samples else None
         _check_quality(output, check, limits.min_cosine)
+        worst = _worst(model, temporary, samples, check, runtime)
         size = io.size_of(temporary)
     return Quantized(
         path=output,
         plan=plan,
         emitted=emitted,
+        corrected=corrected,
         passes=tuple(passes),
         opset=(before, prepared.opset),
         onnxruntime=lowest_onnxruntime(prepared.opset),
         sizes=(io.size_of(model), size),
         check=check,
+        layers=worst,
     )
+
+
+def _worst(
+    model: Path, result: Path, samples: list[Batch], check: Comparison | None, runtime: Runtime
+) -> tuple[Layer, ...]:
+    """Return the layers of a result that is far from the float model, worst first."""
+    if check is None or not check.cosine < WARN_COSINE:
+        return ()
+    try:
+        return tuple(rank(io.load(model), io.load(result), samples, runtime))
+    except ModelError as error:  # the result stands without it
+        log.info("the layers cannot be ranked: %s", error)
+        return ()
 
 
 def _check_quality(output: Path, check: Comparison | None, min_cosine: float | None) -> None:
@@ -268,21 +298,51 @@ def _check_quality(output: Path, check: Comparison | None, min_cosine: float | N
 
 
 def _plan(
-    model: Path, recipe: Recipe, max_opset: int | None
+    model: Path, recipe: Recipe, table: CalibrationTable, max_opset: int | None
 ) -> tuple[Model, Plan, list[PassReport], int]:
     """Load, prepare and plan, at the operator set the plan needs; return that of the file too."""
     prepared = io.load(model)
     before = prepared.opset
+    fixed = io.overridable(prepared)
+    if fixed:
+        log.warning(
+            "weights that are inputs too: %r, %d in all: they are taken for constants, and can no "
+            "longer be given at run time where they were quantized or folded",
+            fixed[0],
+            len(fixed),
+        )
     passes = prepare(prepared)
     plan = resolve(prepared, _target(recipe), recipe)
     needed, feature = required_opset(plan)
     if max_opset is not None and max(needed, before) > max_opset:
         what = f"{feature} need opset {needed}" if needed > before else f"the model is at {before}"
         raise UnsupportedError(f"{model}: {what}, above the {max_opset} allowed")
+    unfit: dict[str, str] = {}
     if before < needed:
-        prepared = raise_opset(prepared, needed)
+        known = set(prepared.graph.tensors())
+        prepared = _raised(prepared, needed, feature)
         plan = resolve(prepared, _target(recipe), recipe)
+        unfit = {
+            name: "was not there to be observed: raising the operator set made it"
+            for name, activation in plan.activations.items()
+            if not known & set(activation.sources)
+        }
+        if unfit:
+            plan = resolve(prepared, _target(recipe), recipe, unfit)
+    while new := calibration.unfit(calibration.statistics(table, prepared, plan)):
+        unfit |= new
+        plan = resolve(prepared, _target(recipe), recipe, unfit)
     return prepared, plan, passes, before
+
+
+def _raised(model: Model, needed: int, feature: str) -> Model:
+    """Raise the operator set; a failure names the flag that does without."""
+    try:
+        return raise_opset(model, needed)
+    except UnsupportedError as error:
+        if not feature.startswith("per-channel"):
+            raise
+        raise UnsupportedError(f"{error}, or use --per-tensor") from error
 
 
 def _check_function(
@@ -291,7 +351,7 @@ def _check_function(
     """Make sure that preparing did not change what the model computes."""
     if not samples:
         return
-    session = Session(io.sync(prepared), runtime)
+    session = Session(prepared, runtime)
     for output in comparison.compare(reference, session, samples).outputs:
         near = output.similarity
         if near.samples and (near.unequal or near.sqnr < SAME_FUNCTION):
@@ -309,13 +369,6 @@ def _activation_params(plan: Plan, seen: Mapping[str, TensorStats]) -> dict[str,
             chosen[name] = chosen[activation.shares]
             continue
         spec, stats = activation.spec, seen[name]
-        if stats.nan or stats.infinite:
-            log.warning(
-                "%s: %d NaN and %d infinite or huge values take no part in its range",
-                name,
-                stats.nan,
-                stats.infinite,
-            )
         chosen[name] = params_of(spec.range(stats, spec).within(*spec.bounds), spec)
     return chosen
 
@@ -364,6 +417,7 @@ def compare(
     source: Source,
     *,
     measure_latency: bool = False,
+    measure_layers: bool = False,
     runtime: Runtime | None = None,
 ) -> Compared:
     """Compare two models on data.
@@ -373,6 +427,7 @@ def compare(
         quantized: The quantized model.
         source: The evaluation data; labels in it give accuracies.
         measure_latency: Also time both models, with ``runtime.threads`` (1 if that is 0).
+        measure_layers: Also rank the layers by the error they add.
         runtime: How to run the models.
 
     Raises:
@@ -383,8 +438,15 @@ def compare(
     sessions = [Session(io.load(path).path, runtime) for path in (reference, quantized)]
     found = comparison.compare(sessions[0], sessions[1], _batches(source, sessions[0]))
     timed = _latency(reference, quantized, source, runtime) if measure_latency else None
+    layers = None
+    if measure_layers:
+        models = io.load(reference), io.load(quantized)
+        layers = tuple(rank(*models, _batches(source, sessions[0]), runtime))
     return Compared(
-        comparison=found, sizes=(io.size_of(reference), io.size_of(quantized)), latency=timed
+        comparison=found,
+        sizes=(io.size_of(reference), io.size_of(quantized)),
+        latency=timed,
+        layers=layers,
     )
 
 

@@ -5,26 +5,25 @@ specification here; the tensor between an operator and the Relu or Clip it absor
 the range behind it obeys the activation's bounds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from onnxq.choose import WEIGHTED, Context, absorb, choose, readers, refusal
-from onnxq.errors import ModelError, RecipeError, UnsupportedError
-from onnxq.graph.io import Constant, Model, Node, Tensor
-from onnxq.graph.query import (
-    activation_bounds,
-    is_standard,
-    label,
-    output_channel_axis,
-    tensor_types,
+from onnxq.choose import (
+    WEIGHTED,
+    Context,
+    absorb,
+    choose,
+    epilogue_input,
+    readers,
+    refusal,
 )
-from onnxq.numerics.tiles import channel_tile
-from onnxq.ranges import range_algorithm
-from onnxq.recipe import Recipe, TensorRule
+from onnxq.errors import ModelError, RecipeError
+from onnxq.graph.io import Constant, Model, Node, Tensor
+from onnxq.graph.query import is_standard, label, tensor_types
+from onnxq.recipe import Recipe
+from onnxq.specs import activation_spec, joint_spec, weight_spec
 from onnxq.targets import Target
-from onnxq.types import IntType, QuantSpec, Tile
+from onnxq.types import QuantSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +39,10 @@ class ActivationPlan:
             only moves or selects values writes it.
         reason: Why.
         written: Whether an integer kernel writes it, so that its float values exist nowhere.
+        carried: Whether a quantized operator that moves values writes it and hands the grid of
+            what it reads on, so that no pair of its own is needed.
+        group: Other tensors whose statistics are merged with its own, since they all take its
+            parameters.
     """
 
     name: str
@@ -48,6 +51,8 @@ class ActivationPlan:
     shares: str
     reason: str
     written: bool = False
+    carried: bool = False
+    group: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +98,8 @@ class Plan:
     """What becomes of a model.
 
     Attributes:
-        nodes: First output of a node to its plan, in graph order, all nodes.
+        nodes: First output of a node to its plan, in graph order, all nodes; then those inside
+            If, Loop and Scan bodies under keys that are no tensor names.
         activations: Tensor name to its plan, quantized ones only, in graph order.
         recipe: What was asked.
         target: What for.
@@ -110,30 +116,42 @@ class Plan:
         return list(dict.fromkeys(plan.sources[-1] for plan in self.activations.values()))
 
 
-def resolve(model: Model, target: Target, recipe: Recipe) -> Plan:
+def resolve(
+    model: Model, target: Target, recipe: Recipe, unfit: Mapping[str, str] | None = None
+) -> Plan:
     """Decide about every node and tensor.
 
     Args:
         model: The prepared model: constants hoisted, BatchNormalization folded.
         target: What the hardware can do.
         recipe: What is asked.
+        unfit: Tensors that must stay float for what was seen of them, each with the reason.
 
     Raises:
         RecipeError: A rule matches no node, or names an unknown algorithm or type.
         UnsupportedError: The target has no such element type.
         ModelError: Nothing can be quantized.
     """
-    context = _context(model, target, recipe)
+    context = _context(model, target, recipe, unfit)
     _check_rules(context)
     chosen, reasons = choose(context)
+    inside = _inside(context)
     if not chosen:
-        raise ModelError(f"{model.path}: nothing to quantize: {_summary(reasons)}")
+        found = [
+            _node_plan(context, n, reasons[n.outputs[0].name], quantized=False)
+            for n in context.model.graph.nodes
+            if n.outputs
+        ]
+        raise ModelError(
+            f"{model.path}: nothing to quantize: {_summary(context, [*found, *inside.values()])}"
+        )
     activations = _activations(context, chosen)
     nodes = {}
     for node in model.graph.nodes:
         if node.outputs:
             key = node.outputs[0].name
             nodes[key] = _node_plan(context, node, reasons[key], quantized=key in chosen)
+    nodes |= inside
     return Plan(nodes=nodes, activations=activations, recipe=recipe, target=target)
 
 
@@ -160,11 +178,20 @@ def observable(model: Model, target: Target) -> list[str]:
     return list(found)
 
 
-def _context(model: Model, target: Target, recipe: Recipe) -> Context:
+def _context(
+    model: Model, target: Target, recipe: Recipe, unfit: Mapping[str, str] | None = None
+) -> Context:
     """Gather what planning looks at."""
     outputs = frozenset(tensor.name for tensor in model.graph.outputs)
     types = tensor_types(model)
-    return Context(model=model, target=target, recipe=recipe, types=types, outputs=outputs)
+    return Context(
+        model=model,
+        target=target,
+        recipe=recipe,
+        types=types,
+        outputs=outputs,
+        unfit=unfit or {},
+    )
 
 
 def _check_rules(context: Context) -> None:
@@ -175,28 +202,51 @@ def _check_rules(context: Context) -> None:
             raise RecipeError(f"the rule for {rule} matches no node of {context.model.path}")
 
 
-def _summary(reasons: Mapping[str, str]) -> str:
-    """Return the most frequent reason."""
-    common = list(reasons.values())
+def _summary(context: Context, nodes: Sequence[NodePlan]) -> str:
+    """Return the most frequent reason, of the operators worth quantizing if there are any."""
+    worth = [node.reason for node in nodes if context.is_worth(node.op)]
+    common = worth or [node.reason for node in nodes]
     return max(dict.fromkeys(common), key=common.count) if common else "the graph has no nodes"
+
+
+def _inside(context: Context) -> dict[str, NodePlan]:
+    """Plan the nodes inside If, Loop and Scan bodies: float, and said so."""
+    plans = {}
+    for node in context.model.graph.nodes:
+        inner = [n for graph in node.subgraphs(recursive=True) for n in graph.nodes if n.outputs]
+        for number, each in enumerate(inner):
+            key = f"{label(node)}/{number}/{each.outputs[0].name}"
+            reason = f"inside a body of {node.op}, whose values cannot be observed"
+            plans[key] = NodePlan(
+                output=key, label=label(each), op=each.op, quantized=False, reason=reason
+            )
+    return plans
 
 
 def _activations(context: Context, chosen: Mapping[str, Node]) -> dict[str, ActivationPlan]:
     """Plan every tensor that an integer operator reads or writes."""
     plans: dict[str, ActivationPlan] = {}
     for node in chosen.values():
+        inside = epilogue_input(context, node, chosen)
         for _, tensor in context.data(node):
-            if not isinstance(tensor, Constant) and tensor.name not in plans:
+            if not (isinstance(tensor, Constant) or tensor.name in plans or tensor is inside):
                 reason = f"read by {label(node)}"
                 plans[tensor.name] = _activation(context, node, tensor, plans, reason)
         result = context.result(node)
-        rule = context.op(node)
-        if rule.output == "needed" and not any(True for _ in readers(context, result, chosen)):
-            continue
-        reason = f"written by {label(node)}"
-        written = _activation(context, node, result, plans, reason)
-        plans[result.name] = replace(written, written=True)
+        if _is_planned(context, node, result, chosen):
+            both = context.target.placement == "both"
+            planned = _activation(context, node, result, plans, f"written by {label(node)}")
+            plans[result.name] = replace(planned, written=both, carried=not both)
+    _unify(context, chosen, plans)
     return plans
+
+
+def _is_planned(context: Context, node: Node, result: Tensor, chosen: Mapping[str, Node]) -> bool:
+    """Say whether what an integer operator writes is quantized because that operator writes it."""
+    rule = context.op(node)
+    if context.target.placement == "inputs":
+        return rule.moves
+    return rule.output == "always" or any(True for _ in readers(context, result, chosen))
 
 
 def _activation(
@@ -211,19 +261,35 @@ def _activation(
     if origin in plans and tensor.name != origin:
         shared = plans[origin]
         reason = f"{reason}; shares the parameters of {shared.shares!r}"
-        return replace(shared, name=tensor.name, reason=reason, written=False)
-    asked = context.rule(node).activations.over(context.recipe.activations)
-    bounds = (-np.inf, np.inf)
-    if tensor.inputs:
-        bounds = activation_bounds(tensor.inputs[0])
-    spec = _spec(context, asked, "activations", bounds=bounds)
+        return replace(shared, name=tensor.name, reason=reason, written=False, carried=False)
     return ActivationPlan(
         name=tensor.name,
-        spec=spec,
+        spec=activation_spec(context, node, tensor),
         sources=_sources(context, tensor),
         shares=tensor.name,
         reason=reason,
     )
+
+
+def _unify(context: Context, chosen: Mapping[str, Node], plans: dict[str, ActivationPlan]) -> None:
+    """Give all that a node with ``unify`` reads and writes the parameters of the first of them."""
+    for node in chosen.values():
+        if not context.op(node).unify:
+            continue
+        names = [tensor.name for tensor in (*node.inputs, context.result(node))]
+        leaders = {plans[name].shares for name in names if name in plans}
+        first, *others = [name for name in plans if name in leaders]
+        spec = joint_spec([plans[name].spec for name in (first, *others)])
+        group = plans[first].group + tuple(
+            member for name in others for member in (name, *plans[name].group)
+        )
+        plans[first] = replace(plans[first], group=group)
+        for name, plan in plans.items():
+            if plan.shares == first:
+                plans[name] = replace(plan, spec=spec)
+            elif plan.shares in leaders:
+                reason = f"{plan.reason}; shares the parameters of {first!r}"
+                plans[name] = replace(plan, spec=spec, shares=first, group=(), reason=reason)
 
 
 def _sources(context: Context, tensor: Tensor) -> tuple[str, ...]:
@@ -244,7 +310,9 @@ def _node_plan(context: Context, node: Node, reason: str, *, quantized: bool) ->
     bias = None
     if quantized:
         weights = tuple(
-            _weight(context, node, index, tensor)
+            WeightPlan(
+                index=index, name=tensor.name, spec=weight_spec(context, node, index, tensor)
+            )
             for index, tensor in context.data(node)
             if isinstance(tensor, Constant)
         )
@@ -258,55 +326,4 @@ def _node_plan(context: Context, node: Node, reason: str, *, quantized: bool) ->
         reason=reason,
         weights=weights,
         bias=bias,
-    )
-
-
-def _weight(context: Context, node: Node, index: int, tensor: Constant) -> WeightPlan:
-    """Plan a constant input: as a weight of a computing operator, else like an activation."""
-    rule = context.rule(node)
-    if context.op(node).role != "compute":
-        asked = TensorRule(range="minmax").over(rule.activations.over(context.recipe.activations))
-        spec = _spec(context, asked, "activations")
-        return WeightPlan(index=index, name=tensor.name, spec=spec)
-    asked = rule.weights.over(context.recipe.weights)
-    granularity = asked.granularity or context.target.weights["granularity"]
-    rank = len(tensor.shape)
-    axis = output_channel_axis(node, index, rank) if granularity == "channel" else None
-    tile = channel_tile(rank, axis) if axis is not None else ()
-    return WeightPlan(
-        index=index, name=tensor.name, spec=_spec(context, asked, "weights", tile=tile)
-    )
-
-
-def _spec(
-    context: Context,
-    asked: TensorRule,
-    kind: str,
-    *,
-    tile: Tile = (),
-    bounds: tuple[float, float] = (-np.inf, np.inf),
-) -> QuantSpec:
-    """Fill the gaps of a rule from the target and build the specification."""
-    defaults = context.target.activations if kind == "activations" else context.target.weights
-    rule = asked.over(TensorRule(**defaults))
-    assert rule.dtype is not None
-    assert rule.range is not None
-    allowed = context.target.dtypes[kind]
-    try:
-        dtype = IntType.parse(rule.dtype)
-    except ValueError as error:
-        raise RecipeError(f"{kind}: {error}") from error
-    if rule.dtype not in allowed:
-        known = ", ".join(allowed)
-        raise UnsupportedError(
-            f"target {context.target.name} has no {rule.dtype} {kind}; it has {known}"
-        )
-    if kind == "activations" and rule.granularity == "channel":
-        raise UnsupportedError(
-            f"target {context.target.name} has one scale for a whole activation: "
-            "per-channel activations are not supported"
-        )
-    algorithm = range_algorithm(rule.range, **(rule.range_options or {}))
-    return QuantSpec(
-        dtype=dtype, symmetric=bool(rule.symmetric), range=algorithm, tile=tile, bounds=bounds
     )

@@ -101,12 +101,14 @@ class Recipe:
         activations: Defaults for activations.
         weights: Defaults for weights.
         rules: Exceptions, the first match wins.
+        correct_bias: Let biases take up the mean error of their layer; None: the target says.
     """
 
     target: str | None = None
     activations: TensorRule = field(default_factory=TensorRule)
     weights: TensorRule = field(default_factory=TensorRule)
     rules: tuple[NodeRule, ...] = ()
+    correct_bias: bool | None = None
 
     def over(self, other: "Recipe") -> "Recipe":
         """Return this recipe with its gaps filled from another; its rules come first."""
@@ -115,6 +117,7 @@ class Recipe:
             activations=self.activations.over(other.activations),
             weights=self.weights.over(other.weights),
             rules=self.rules + other.rules,
+            correct_bias=other.correct_bias if self.correct_bias is None else self.correct_bias,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -184,6 +187,7 @@ def _node_rule(content: Any, number: int) -> NodeRule:
 
 
 _KINDS: Mapping[str, type] = {
+    "correct_bias": bool,
     "activations": dict,
     "weights": dict,
     "range_options": dict,

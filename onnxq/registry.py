@@ -34,6 +34,9 @@ def find(kind: str, name: str, builtin: Iterable[type] = ()) -> Any:
     Raises:
         UnknownNameError: Nothing has this name; the message offers the nearest.
     """
+    for cls in builtin:  # first: looking through installed packages takes milliseconds
+        if cls.name == name:  # type: ignore[attr-defined]
+            return cls
     found = known(kind, builtin)
     if name not in found:
         raise UnknownNameError(kind.removesuffix("s"), name, found)

@@ -1,7 +1,9 @@
-"""Profiles of hypothesis: `ci` repeats exactly, `deep` looks further."""
+"""Profiles of hypothesis: `ci` repeats exactly, `deep` looks further; a fresh log."""
 
+import logging
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 SLOW = (HealthCheck.too_slow,)  # the first call compiles, and machines are busy
@@ -16,3 +18,12 @@ settings.register_profile(
 )
 settings.register_profile("deep", max_examples=1000, deadline=None, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_log() -> None:
+    """Undo what commands run inside of earlier tests and fixtures did to the log."""
+    log = logging.getLogger("onnxq")
+    log.handlers.clear()
+    log.propagate = True
+    log.setLevel(logging.NOTSET)

@@ -1,7 +1,8 @@
 """Models for tests: graphs in ONNX text, seeded weights, and onnxruntime to run them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from onnxq.graph.io import Model, array_of, from_proto, sync
 from onnxq.graph.opset import raise_opset
 from onnxq.numerics.affine import params_of
 from onnxq.numerics.extremes import extremes
+from onnxq.numerics.histogram import merge
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, resolve
 from onnxq.recipe import Recipe
-from onnxq.targets import target
+from onnxq.targets import Target, Worth, target
 from onnxq.types import Array, QuantParams
 
 Weights = Mapping[str, tuple[int, ...] | Array]
@@ -24,6 +26,12 @@ Feed = dict[str, Array]
 
 SIZE = 8  # what an open axis of an input becomes, unless it is the first: that becomes ROWS
 ROWS = 2
+
+
+def eager(name: str = "cpu") -> Target:
+    """Return a target that quantizes narrow layers too, with ranges that need no histogram."""
+    shipped = target(name)
+    return replace(shipped, worth=Worth(), activations={**shipped.activations, "range": "minmax"})
 
 
 def build(
@@ -147,7 +155,7 @@ def initializers(proto: onnx.ModelProto) -> dict[str, Array]:
 
 def plan_of(proto: onnx.ModelProto, recipe: Recipe | None = None) -> Plan:
     """Resolve a plan on a copy, without structural passes, for the cpu target."""
-    return resolve(from_proto(copy(proto)), target("cpu"), recipe or Recipe())
+    return resolve(from_proto(copy(proto)), eager(), recipe or Recipe())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,17 +180,21 @@ class Result:
 
 
 def quantized(
-    proto: onnx.ModelProto, recipe: Recipe | None = None, *, feed: Feed | None = None
+    proto: onnx.ModelProto,
+    recipe: Recipe | None = None,
+    *,
+    feed: Feed | None = None,
+    on: str = "cpu",
 ) -> Result:
-    """Quantize a copy of a model for the cpu target, calibrated by plain extremes."""
+    """Quantize a copy of a model for a target, calibrated by plain extremes."""
     feed = feed or feed_for(proto)
     model = from_proto(copy(proto))
     prepare(model)
-    plan = resolve(model, target("cpu"), recipe or Recipe())
+    plan = resolve(model, eager(on), recipe or Recipe())
     needed, _ = required_opset(plan)
     if model.opset < needed:
         model = raise_opset(model, needed)
-        plan = resolve(model, target("cpu"), recipe or Recipe())
+        plan = resolve(model, eager(on), recipe or Recipe())
     activations = _activation_params(plan, sync(model), feed)
     emitted = emit_qdq(model, plan, activations, _weight_params(plan, model))
     return Result(
@@ -200,14 +212,18 @@ def _activation_params(plan: Plan, proto: onnx.ModelProto, feed: Feed) -> dict[s
     seen = dict(feed)
     if inside:
         seen.update(zip(inside, run(proto, feed, names=inside), strict=True))
+    own = {
+        name: extremes(next(seen[source] for source in activation.sources if source in seen))
+        for name, activation in plan.activations.items()
+    }
     chosen: dict[str, QuantParams] = {}
     for name, activation in plan.activations.items():
         spec = activation.spec
         if activation.shares != name:
             chosen[name] = chosen[activation.shares]
             continue
-        values = next(seen[source] for source in activation.sources if source in seen)
-        interval = spec.range(extremes(values), spec).within(*spec.bounds)
+        stats = reduce(merge, (own[member] for member in (name, *activation.group)))
+        interval = spec.range(stats, spec).within(*spec.bounds)
         chosen[name] = params_of(interval, spec)
     return chosen
 

@@ -7,6 +7,7 @@ import typer
 from onnxq.cli.calibrate import calibrate
 from onnxq.cli.compare import compare
 from onnxq.cli.console import guarded
+from onnxq.cli.inspect import inspect
 from onnxq.cli.listing import listing
 from onnxq.cli.merge import merge
 from onnxq.cli.quantize import quantize
@@ -23,6 +24,7 @@ app.command("calibrate")(guarded(calibrate))
 app.command("merge")(guarded(merge))
 app.command("quantize")(guarded(quantize))
 app.command("compare")(guarded(compare))
+app.command("inspect")(guarded(inspect))
 app.command("list")(guarded(listing))
 
 

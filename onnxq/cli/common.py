@@ -68,3 +68,33 @@ def asked(
         rules=rules,
     )
     return flags.over(load(recipe)) if recipe else flags
+
+
+def weights_rule(
+    dtype: str | None, algorithm: str | None, *, per_channel: bool | None
+) -> TensorRule:
+    """Build what the flags ask of weights."""
+    granularity = {None: None, True: "channel", False: "tensor"}[per_channel]
+    return TensorRule(dtype=dtype, granularity=granularity, range=algorithm)
+
+
+def activations_rule(
+    dtype: str | None,
+    algorithm: str | None,
+    range_options: list[str] | None,
+    *,
+    symmetric: bool | None,
+) -> TensorRule:
+    """Build what the flags ask of activations."""
+    return TensorRule(
+        dtype=dtype,
+        symmetric=symmetric,
+        range=algorithm,
+        range_options=key_values(range_options, "--range-option") or None,
+    )
+
+
+def exclusions(names: list[str] | None, ops: list[str] | None) -> tuple[NodeRule, ...]:
+    """Build rules that keep nodes float."""
+    by_name = tuple(NodeRule(name=name, quantize=False) for name in names or [])
+    return by_name + tuple(NodeRule(op=op, quantize=False) for op in ops or [])

@@ -25,6 +25,10 @@ def compare(
     latency: Annotated[
         bool, typer.Option("--latency", help="Also time both models, with one thread by default.")
     ] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also rank the layers by the error they add.")
+    ] = False,
+    top: Annotated[int, typer.Option(min=1, help="How many layers to show.")] = 10,
     min_cosine: Annotated[
         float | None,
         typer.Option(min=-1.0, max=1.0, help="Exit with 7 if the worst output is below this."),
@@ -42,10 +46,13 @@ def compare(
 
     [bold]onnxq compare model.onnx model.int8.onnx --data eval/[/bold]
     """
+    from rich.markup import escape  # noqa: PLC0415
+
     from onnxq import pipeline  # noqa: PLC0415
     from onnxq.cli.common import runtime_of, source_of  # noqa: PLC0415
     from onnxq.cli.console import Screen  # noqa: PLC0415
     from onnxq.errors import QualityError  # noqa: PLC0415
+    from onnxq.report.layers import layer_lines  # noqa: PLC0415
     from onnxq.report.plain import compared_dict  # noqa: PLC0415
     from onnxq.report.text import compared_tables  # noqa: PLC0415
 
@@ -55,10 +62,13 @@ def compare(
         quantized,
         source_of(data, reader, data_option, import_path, (batch_size, samples, None)),
         measure_latency=latency,
+        measure_layers=layers,
         runtime=runtime_of(provider, threads, custom_ops),
     )
     for table in compared_tables(result):
         screen.print(table)
+    for line in layer_lines(result.layers or (), top) if layers else ():
+        screen.print(escape(line))
     screen.json(compared_dict(result))
     if min_cosine is not None and not result.comparison.cosine >= min_cosine:
         raise QualityError(f"the cosine is {result.comparison.cosine:.5f}, below {min_cosine}")

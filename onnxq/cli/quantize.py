@@ -29,36 +29,21 @@ def quantize(
     batch_size: options.BatchSize = 8,
     import_path: options.ImportPath = None,
     target: options.TargetName = None,
-    per_channel: Annotated[
+    per_channel: options.PerChannel = None,
+    range_name: options.RangeName = None,
+    range_option: options.RangeOption = None,
+    weight_range: options.WeightRange = None,
+    weights: options.Weights = None,
+    activations: options.Activations = None,
+    symmetric: options.Symmetric = None,
+    exclude: options.Exclude = None,
+    exclude_op: options.ExcludeOp = None,
+    correct_bias: Annotated[
         bool | None,
         typer.Option(
-            "--per-channel/--per-tensor", help="One weight scale a channel, or one a tensor."
+            "--correct-bias/--no-correct-bias",
+            help="Let biases take up the mean error of their layer; the target decides.",
         ),
-    ] = None,
-    range_name: Annotated[
-        str | None,
-        typer.Option("--range", help="Range algorithm of activations, see onnxq list."),
-    ] = None,
-    range_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="An option of --range; repeatable."),
-    ] = None,
-    weight_range: Annotated[str | None, typer.Option(help="Range algorithm of weights.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Element type of weights, e.g. int8.")] = None,
-    activations: Annotated[
-        str | None, typer.Option(help="Element type of activations, e.g. uint8.")
-    ] = None,
-    symmetric: Annotated[
-        bool | None,
-        typer.Option("--symmetric/--affine", help="Zero point of activations fixed, or free."),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="REGEX", help="Keep the nodes of this name float; repeatable."),
-    ] = None,
-    exclude_op: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TYPE", help="Keep the nodes of this type float; repeatable."),
     ] = None,
     recipe: options.RecipeFile = None,
     min_cosine: Annotated[
@@ -81,32 +66,35 @@ def quantize(
 
     [bold]onnxq quantize model.onnx --calib model.calib -o model.int8.onnx[/bold]
     """
+    from rich.markup import escape  # noqa: PLC0415
+
     from onnxq import pipeline, table_file  # noqa: PLC0415
-    from onnxq.cli.common import asked, runtime_of, source_of  # noqa: PLC0415
+    from onnxq.cli.common import (  # noqa: PLC0415
+        activations_rule,
+        asked,
+        exclusions,
+        runtime_of,
+        source_of,
+        weights_rule,
+    )
     from onnxq.cli.console import Screen  # noqa: PLC0415
     from onnxq.errors import UsageError  # noqa: PLC0415
     from onnxq.files import check_target  # noqa: PLC0415
-    from onnxq.recipe import NodeRule, TensorRule  # noqa: PLC0415
+    from onnxq.recipe import Recipe  # noqa: PLC0415
     from onnxq.report.plain import quantized_dict  # noqa: PLC0415
     from onnxq.report.text import quantized_lines  # noqa: PLC0415
 
     if (calib is None) == (data is None):
         raise UsageError("give either --calib FILE or --data PATH")
     screen = Screen(quiet=quiet, verbose=verbose, to=json)
-    granularity = {None: None, True: "channel", False: "tensor"}[per_channel]
     resolved = asked(
         recipe,
         target,
-        TensorRule(dtype=weights, granularity=granularity, range=weight_range),
-        TensorRule(
-            dtype=activations,
-            symmetric=symmetric,
-            range=range_name,
-            range_options=options.key_values(range_option, "--range-option") or None,
-        ),
-        tuple(NodeRule(name=name, quantize=False) for name in exclude or [])
-        + tuple(NodeRule(op=op, quantize=False) for op in exclude_op or []),
+        weights_rule(weights, weight_range, per_channel=per_channel),
+        activations_rule(activations, range_name, range_option, symmetric=symmetric),
+        exclusions(exclude, exclude_op),
     )
+    resolved = Recipe(correct_bias=correct_bias).over(resolved)
     limits = pipeline.Limits(min_cosine=min_cosine, max_opset=max_opset)
     runtime = runtime_of(provider, threads, custom_ops)
     check_target(output, [model] + ([calib] if calib else []))
@@ -120,5 +108,5 @@ def quantize(
             )
     result = pipeline.quantize(model, table, resolved, output, limits=limits, runtime=runtime)
     for line in quantized_lines(result):
-        screen.print(line)
+        screen.print(escape(line))
     screen.json(quantized_dict(result))

@@ -88,7 +88,7 @@ def emit_qdq(
     for name, params in activations.items():
         if plan.activations[name].written:
             _emit_written(writer, tensors[name], params)
-        else:
+        elif not plan.activations[name].carried:
             before = _guarded(writer, tensors[name], plan.target)
             _emit_read(writer, tensors[name], before, params, quantized)
     count = sum(len(node_plan.weights) for node_plan in integer)

@@ -4,7 +4,8 @@ onnx-graphsurgeon gives linked nodes and tensors, but its exporter rebuilds ever
 drops what it does not know (metadata, annotations, type details, …). So it serves for the
 *structure* only: every node remembers the message it came from, and `sync` writes that message
 again with the present input and output names. What nobody touched is written as it was read,
-field by field; only what an edit created is new. Weights are never copied.
+field by field; only what an edit created is new. Weights are never copied, and large ones in
+external data stay in their file until someone asks for their values.
 """
 
 import hashlib
@@ -17,18 +18,18 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import (
-    ExternalDataInfo,
-    load_external_data_for_model,
-    set_external_data,
-)
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 
 from onnxq.errors import ModelError
+from onnxq.graph.weightless import shell
 from onnxq.types import Array
 
-Constant, Node, Tensor = gs.Constant, gs.Node, gs.Tensor
+Constant, Node, Tensor, Variable = gs.Constant, gs.Node, gs.Tensor, gs.Variable
 
 PROTO_LIMIT = 2**31 - 2**20  # a protobuf message must stay below 2 GiB
+SMALL = 1024  # bytes; smaller tensors stay in the message
+ALIGNMENT = 4096  # bytes; where a tensor begins in a data file, so that it can be mapped
+LAZY = 1 << 20  # bytes; smaller external tensors are read at once
 
 
 @dataclass(eq=False)
@@ -66,9 +67,9 @@ def load(path: Path) -> Model:
     """
     proto = _parse(path)
     try:
-        onnx.checker.check_model(str(path))
+        _check(path, proto)
         sha256 = _digest(path, proto)
-        load_external_data_for_model(proto, str(path.parent))
+        _read_external(path, proto)
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ModelError(f"{path}: {first_line(error)}") from error
     return from_proto(proto, path, sha256)
@@ -83,10 +84,33 @@ def _parse(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     except DecodeError:
+        if path.stat().st_size > PROTO_LIMIT:
+            raise ModelError(f"{path}: above 2 GB, save it with external data") from None
         raise ModelError(f"{path}: not an ONNX model, or a truncated one") from None
     if not proto.HasField("graph") or not proto.opset_import:
         raise ModelError(f"{path}: not an ONNX model: it has no graph or no operator set")
     return proto
+
+
+def _check(path: Path, proto: onnx.ModelProto) -> None:
+    """Run the checker on a model file; inputs and outputs of unknown rank pass.
+
+    Raises:
+        ValidationError: The file fails the checker.
+    """
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError:
+        values = [*proto.graph.input, *proto.graph.output]
+        tensors = [v.type.tensor_type for v in values if v.type.HasField("tensor_type")]
+        if all(tensor.HasField("shape") for tensor in tensors):
+            raise
+        ranked = shell(proto)
+        ranked.graph.initializer.extend(proto.graph.initializer)
+        for value in (*ranked.graph.input, *ranked.graph.output):
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.shape.SetInParent()
+        onnx.checker.check_model(ranked)
 
 
 def first_line(error: BaseException) -> str:
@@ -105,31 +129,92 @@ def _digest(path: Path, proto: onnx.ModelProto) -> str:
     return sha.hexdigest()
 
 
+def rankless(model: onnx.ModelProto | Path) -> set[str]:
+    """Return the inputs whose number of axes a model leaves open."""
+    proto = _parse(model) if isinstance(model, Path) else model
+    return {v.name for v in proto.graph.input if not v.type.tensor_type.HasField("shape")}
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return a model file and its external data files."""
+    return [path, *_external(path, _parse(path))]
+
+
 def size_of(path: Path) -> int:
     """Return the bytes of a model file with its external data."""
-    files = [path, *_external(path, _parse(path))]
-    return sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in files_of(path))
+
+
+def overridable(model: Model) -> list[str]:
+    """Return the weights a user may replace at run time: initializers that are inputs too.
+
+    Before IR 4 every initializer had to be an input, and runtimes take them for constants.
+    """
+    if model.proto.ir_version < 4:
+        return []
+    held = {tensor.name for tensor in model.proto.graph.initializer}
+    return [value.name for value in model.proto.graph.input if value.name in held]
 
 
 def _external(path: Path, proto: onnx.ModelProto) -> list[Path]:
     """Return the external data files of a model, sorted."""
     names = {
-        ExternalDataInfo(tensor).location
-        for tensor in _tensors(proto.graph)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        ExternalDataInfo(tensor).location for tensor in _tensors(proto.graph) if is_external(tensor)
     }
     return [path.parent / name for name in sorted(names)]
+
+
+def _read_external(path: Path, proto: onnx.ModelProto) -> None:
+    """Read external tensors into the message, but for large initializers, which are only checked.
+
+    Raises:
+        OSError: A data file cannot be read.
+        ValueError: A data file is too short, or lies outside of the model's folder.
+    """
+    for tensor in proto.graph.initializer:
+        if is_external(tensor) and _is_large(tensor):
+            _check_file(tensor, path.parent)
+        elif is_external(tensor):
+            load_external_data_for_tensor(tensor, str(path.parent))
+    for tensor in (tensor for node in proto.graph.node for tensor in _tensors_of(node)):
+        if is_external(tensor):
+            load_external_data_for_tensor(tensor, str(path.parent))
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    """Say whether an external tensor is worth leaving in its file, and can be mapped there."""
+    return nbytes(tensor) >= LAZY and ExternalDataInfo(tensor).length in (None, nbytes(tensor))
+
+
+def _check_file(tensor: onnx.TensorProto, folder: Path) -> None:
+    """Make sure that an external tensor can be read later."""
+    info = ExternalDataInfo(tensor)
+    file = folder / info.location
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{info.location} lies outside of the model's folder")
+    if file.stat().st_size < (info.offset or 0) + nbytes(tensor):
+        raise ValueError(f"{info.location} is too short for tensor {tensor.name!r}")
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Say whether the values of a tensor lie in a file of their own."""
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Yield initializers and tensor attributes of a graph and the graphs inside it."""
     yield from graph.initializer
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
+        yield from _tensors_of(node)
+
+
+def _tensors_of(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensor attributes of a node, and all tensors of the graphs inside it."""
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from _tensors(graph)
 
 
 def from_proto(proto: onnx.ModelProto, path: Path = Path(), sha256: str = "") -> Model:
@@ -145,6 +230,9 @@ def from_proto(proto: onnx.ModelProto, path: Path = Path(), sha256: str = "") ->
         raise ModelError(f"{path}: a text attribute of a node holds bytes, not text") from error
     for node, message in zip(graph.nodes, proto.graph.node, strict=True):
         node.origin = message
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, Constant):
+            tensor.folder = path.parent  # where its external data lies
     return Model(graph=graph, proto=proto, path=path, sha256=sha256)
 
 
@@ -194,7 +282,7 @@ def _in_order(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         stack = [start]
         while stack:
             current = stack[-1]
-            needed = {producer[name] for name in _inputs(nodes[current]) if name in producer}
+            needed = {producer[name] for name in inputs_of(nodes[current]) if name in producer}
             waiting = [i for i in sorted(needed, reverse=True) if i not in done]
             if waiting and current not in done:
                 stack.extend(waiting)
@@ -203,7 +291,7 @@ def _in_order(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
     return [nodes[i] for i in done]
 
 
-def _inputs(node: onnx.NodeProto) -> set[str]:
+def inputs_of(node: onnx.NodeProto) -> set[str]:
     """Return the names a node reads, those its subgraphs capture included."""
     names = set(node.input)
     for attribute in node.attribute:
@@ -216,7 +304,7 @@ def _referenced(graph: onnx.GraphProto) -> set[str]:
     """Return every tensor name the nodes and outputs of a graph use, subgraphs included."""
     names = {value.name for value in graph.output}
     for node in graph.node:
-        names |= _inputs(node)
+        names |= inputs_of(node)
         names.update(node.output)
     return names
 
@@ -284,8 +372,18 @@ def array_of(tensor: gs.Constant) -> Array:
     message = tensor._values.tensor  # noqa: SLF001
     if isinstance(message, onnx.SparseTensorProto):
         return _dense(message)
+    if is_external(message):
+        return _mapped(message, tensor.folder)
     values: Array = onnx.numpy_helper.to_array(message)
     return values
+
+
+def _mapped(message: onnx.TensorProto, folder: Path) -> Array:
+    """Map external data; its pages are read when touched."""
+    info = ExternalDataInfo(message)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(message.data_type)
+    shape = tuple(message.dims)
+    return np.memmap(folder / info.location, dtype, "r", info.offset or 0, shape)
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> Array:
@@ -308,20 +406,62 @@ def write(model: Model, path: Path) -> None:
         OSError: The file cannot be written.
     """
     proto = sync(model)
-    if proto.ByteSize() < PROTO_LIMIT:
+    outside = [tensor for tensor in proto.graph.initializer if is_external(tensor)]
+    size = sum(nbytes(tensor) for tensor in outside) + proto.ByteSize()
+    if size < PROTO_LIMIT:
+        for tensor in outside:
+            load_external_data_for_tensor(tensor, str(model.path.parent))
         path.write_bytes(proto.SerializeToString(deterministic=True))
     else:
-        _move_weights_out(proto.graph, path.with_name(f"{path.name}.data"))
-        onnx.save(proto, path)
+        write_parted(proto, model.path.parent, path)
     try:
-        onnx.checker.check_model(str(path))
+        _check(path, proto)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{path.name}: the result is invalid: {first_line(error)}") from error
 
 
-def _move_weights_out(graph: onnx.GraphProto, file: Path) -> None:
-    """Mark the large initializers to be written to a file of their own."""
-    file.unlink(missing_ok=True)  # onnx appends, and looks for it in the current folder
-    for tensor in graph.initializer:
-        if len(tensor.raw_data) >= 1024:
-            set_external_data(tensor, file.name)
+def nbytes(tensor: onnx.TensorProto) -> int:
+    """Return the bytes of a tensor that is not packed, from its shape and type."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return int(np.prod(list(tensor.dims), dtype=np.int64)) * dtype.itemsize
+
+
+def write_parted(proto: onnx.ModelProto, folder: Path, path: Path) -> None:
+    """Write a model with its weights in ``<name>.data``; the message stays as it is.
+
+    Args:
+        proto: The model; its external data may lie in ``folder``.
+        folder: Where the external data of the message lies.
+        path: The file to write.
+    """
+    light = shell(proto)
+    data = path.with_name(f"{path.name}.data")
+    with data.open("wb") as stream:
+        for tensor in proto.graph.initializer:
+            values = _raw(tensor, folder)
+            if values is None:
+                light.graph.initializer.append(tensor)
+                continue
+            stream.write(bytes(-stream.tell() % ALIGNMENT))
+            moved = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type)
+            moved.dims.extend(tensor.dims)
+            moved.doc_string = tensor.doc_string
+            moved.metadata_props.extend(tensor.metadata_props)
+            moved.data_location = onnx.TensorProto.EXTERNAL
+            entries = (("location", data.name), ("offset", stream.tell()), ("length", len(values)))
+            for key, value in entries:
+                moved.external_data.add(key=key, value=str(value))
+            stream.write(values)
+    path.write_bytes(light.SerializeToString(deterministic=True))
+
+
+def _raw(tensor: onnx.TensorProto, folder: Path) -> bytes | memoryview | None:
+    """Return the bytes of a tensor worth a place outside of the message, or None."""
+    if is_external(tensor):
+        return _mapped(tensor, folder).view(np.uint8).reshape(-1).data
+    if tensor.data_type == onnx.TensorProto.STRING or tensor.ByteSize() < SMALL:
+        return None
+    raw: bytes = tensor.raw_data
+    if not raw:
+        raw = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)).raw_data
+    return raw

@@ -5,7 +5,7 @@ from onnx import version_converter
 
 from onnxq.errors import UnsupportedError
 from onnxq.graph.io import Model, first_line, from_proto, sync
-from onnxq.graph.weightless import weightless
+from onnxq.graph.weightless import put_back, weightless
 
 # First onnxruntime release that implements an operator set (its compatibility page).
 ONNXRUNTIME = {
@@ -32,7 +32,10 @@ def raise_opset(model: Model, minimum: int) -> Model:
     original = sync(model)
     try:
         raised = version_converter.convert_version(weightless(original), minimum)
-        _put_back(original, raised)
+        put_back(original, raised)
+        if not raised.functions:
+            raised.functions.extend(original.functions)
+        _keep_names(original, raised)
         _hoist_new_constants(original, raised)
         raise_ir(raised)
         onnx.checker.check_model(weightless(raised))  # local functions stay at their operator set
@@ -44,40 +47,24 @@ def raise_opset(model: Model, minimum: int) -> Model:
     return from_proto(raised, model.path, model.sha256)
 
 
-def _put_back(original: onnx.ModelProto, raised: onnx.ModelProto) -> None:
-    """Restore what the converter was not shown or has dropped."""
-    weights = {tensor.name for tensor in original.graph.initializer}
-    added = [tensor for tensor in raised.graph.initializer if tensor.name not in weights]
-    del raised.graph.initializer[:]
-    raised.graph.initializer.extend(original.graph.initializer)
-    raised.graph.initializer.extend(added)
-    del raised.graph.input[:]
-    raised.graph.input.extend(original.graph.input)
-    del raised.graph.output[:]
-    raised.graph.output.extend(original.graph.output)
-    raised.graph.quantization_annotation.extend(original.graph.quantization_annotation)
-    del raised.graph.metadata_props[:]
-    raised.graph.metadata_props.extend(original.graph.metadata_props)
-    described = {value.name: value for value in original.graph.value_info}
-    for value in raised.graph.value_info:
-        if value.name in described:
-            value.CopyFrom(described[value.name])
-    by_output = {tuple(node.output): node for node in original.graph.node}
+def _keep_names(original: onnx.ModelProto, raised: onnx.ModelProto) -> None:
+    """Give tensors the names back that they lost with the node the converter replaced.
+
+    Upsample becomes a Resize whose output has a new name; who reads it is still the same node.
+    """
+    here = {name for node in raised.graph.node for name in (*node.input, *node.output)}
+    readers = {tuple(node.output): node for node in original.graph.node}
+    renamed = {}
     for node in raised.graph.node:
-        old = by_output.get(tuple(node.output))
+        old = readers.get(tuple(node.output))
         if old is not None and old.op_type == node.op_type:
-            node.name, node.doc_string = old.name, old.doc_string
-            del node.metadata_props[:]
-            node.metadata_props.extend(old.metadata_props)
-    for name in ("metadata_props", "functions"):
-        if not getattr(raised, name):
-            getattr(raised, name).extend(getattr(original, name))
-    known = {opset.domain for opset in raised.opset_import}
-    raised.opset_import.extend(o for o in original.opset_import if o.domain not in known)
-    for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
-        setattr(raised, name, getattr(original, name))
-    raised.ir_version = original.ir_version
-    raised.graph.doc_string, raised.graph.name = original.graph.doc_string, original.graph.name
+            pairs = zip(node.input, old.input, strict=False)
+            renamed.update({new: was for new, was in pairs if was and was not in here})
+    for node in raised.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    for value in raised.graph.value_info:
+        value.name = renamed.get(value.name, value.name)
 
 
 def _hoist_new_constants(original: onnx.ModelProto, raised: onnx.ModelProto) -> None:

@@ -45,6 +45,9 @@ def tensor_types(model: Model) -> dict[str, TensorType]:
             found[value.name] = _tensor_type(value.type.tensor_type)
     for tensor in model.proto.graph.initializer:
         found[tensor.name] = TensorType(_name(tensor.data_type), tuple(tensor.dims))
+    for sparse in model.proto.graph.sparse_initializer:
+        kind = f"sparse {_name(sparse.values.data_type)}"
+        found[sparse.values.name] = TensorType(kind, tuple(sparse.dims))
     return found
 
 
@@ -95,3 +98,19 @@ def activation_bounds(node: gs.Node) -> tuple[float, float]:
         if isinstance(tensor, gs.Constant):
             bounds[position] = float(array_of(tensor))
     return bounds[0], bounds[1]
+
+
+def gate_bound(tensor: gs.Tensor) -> float:
+    """Return the value below which no reader of a tensor tells its values apart.
+
+    A hard swish, ``x · HardSigmoid(x)``, is 0 for all x ≤ −β/α. Minus infinity where something
+    else reads the tensor.
+    """
+    gates = [node for node in tensor.outputs if node.op == "HardSigmoid"]
+    others = [node for node in tensor.outputs if node.op != "HardSigmoid"]
+    if len(gates) != 1 or not others:
+        return -float("inf")
+    gate = gates[0].outputs[0]
+    products = all(node.op == "Mul" and any(t is gate for t in node.inputs) for node in others)
+    alpha, beta = gates[0].attrs.get("alpha", 0.2), gates[0].attrs.get("beta", 0.5)
+    return -float(beta / alpha) if products and alpha > 0 else -float("inf")

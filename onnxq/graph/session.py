@@ -1,18 +1,22 @@
 """Run models in onnxruntime."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxq.errors import ModelError, UsageError
-from onnxq.graph.io import first_line
+from onnxq.graph import io
+from onnxq.graph.io import Model, first_line, sync
 from onnxq.readers import Feed, InputInfo
 from onnxq.types import Array
 
+EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -34,12 +38,14 @@ class Runtime:
         threads: Threads inside an operator; 0 leaves it to onnxruntime.
         custom_ops: Shared library with custom operators, or None.
         optimize: All graph optimizations, or none.
+        arena: Keep memory for the next run; costs up to twice the memory of a run.
     """
 
     provider: str = "cpu"
     threads: int = 0
     custom_ops: Path | None = None
     optimize: bool = True
+    arena: bool = True
 
 
 class Session:
@@ -52,14 +58,14 @@ class Session:
 
     def __init__(
         self,
-        model: onnx.ModelProto | Path,
+        model: Model | onnx.ModelProto | Path,
         runtime: Runtime,
         expose: Sequence[str] = (),
     ) -> None:
         """Load a model.
 
         Args:
-            model: A message or a file.
+            model: A model, a message that holds all its weights, or a file.
             runtime: How to run it.
             expose: Names of tensors inside the model to return in place of its outputs.
 
@@ -72,20 +78,32 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = runtime.threads
+        options.enable_cpu_mem_arena = runtime.arena
         levels = ort.GraphOptimizationLevel
         options.graph_optimization_level = (
             levels.ORT_ENABLE_ALL if runtime.optimize else levels.ORT_DISABLE_ALL
         )
-        source = str(model) if isinstance(model, Path) else _exposed(model, expose)
+        folder = (model.path.parent if isinstance(model, Model) else Path()).resolve()
+        if isinstance(model, Model):
+            options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
+        proto = sync(model) if isinstance(model, Model) else model
         try:
             if runtime.custom_ops is not None:
                 options.register_custom_ops_library(str(runtime.custom_ops))
-            self._session = ort.InferenceSession(source, options, providers=[_provider(runtime)])
+            with _source(proto, folder, expose) as source:
+                self._session = ort.InferenceSession(
+                    source, options, providers=[_provider(runtime)]
+                )
         except UsageError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
         self.inputs = [_input_info(value) for value in self._session.get_inputs()]
+        if any(info.shape == () for info in self.inputs):  # onnxruntime: a scalar, or unknown
+            unknown = io.rankless(proto)
+            self.inputs = [
+                replace(info, shape=None) if info.name in unknown else info for info in self.inputs
+            ]
         self.outputs = list(expose) or [value.name for value in self._session.get_outputs()]
 
     def run(self, feed: Mapping[str, Array]) -> list[Any]:
@@ -107,15 +125,32 @@ class Session:
         return result
 
 
-def _exposed(proto: onnx.ModelProto, names: Sequence[str]) -> bytes:
-    """Serialize a model with tensors inside of it among its outputs; the model stays as it is."""
+@contextmanager
+def _source(
+    model: onnx.ModelProto | Path, folder: Path, expose: Sequence[str]
+) -> Iterator[str | bytes]:
+    """Give what onnxruntime loads: a path, or a message as bytes; beyond 2 GiB a temporary file."""
+    if isinstance(model, Path):
+        yield str(model)
+        return
+    with _exposed(model, expose), TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        if model.ByteSize() < io.PROTO_LIMIT:
+            yield model.SerializeToString()
+        else:
+            path = Path(temporary) / "model.onnx"
+            io.write_parted(model, folder, path)
+            yield str(path)
+
+
+@contextmanager
+def _exposed(proto: onnx.ModelProto, names: Sequence[str]) -> Iterator[None]:
+    """Put tensors inside of a model among its outputs for a while."""
     outputs = proto.graph.output
     count = len(outputs)
     there = {value.name for value in outputs}
     outputs.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
     try:
-        serialized: bytes = proto.SerializeToString()
-        return serialized
+        yield
     finally:
         del outputs[count:]
 
@@ -140,6 +175,24 @@ def _input_info(value: Any) -> InputInfo:
     return InputInfo(value.name, dtype, shape)
 
 
+class Recorded(Session):
+    """What a session returned for some feeds; the session itself is gone, and its memory."""
+
+    def __init__(self, session: Session, feeds: Iterable[Feed]) -> None:
+        """Run the feeds.
+
+        Args:
+            session: The session; let go of it afterwards.
+            feeds: The feeds `run` will be asked about: the very same objects.
+        """
+        self.inputs, self.outputs = session.inputs, session.outputs
+        self._found = {id(feed): (feed, session.run(feed)) for feed in feeds}
+
+    def run(self, feed: Mapping[str, Array]) -> list[Any]:
+        """Return what the session returned for a feed."""
+        return self._found[id(feed)][1]
+
+
 def feed_of(arrays: Mapping[str, Array], inputs: Sequence[InputInfo]) -> Feed:
     """Pick the arrays of a feed that are model inputs."""
-    return {info.name: np.ascontiguousarray(arrays[info.name]) for info in inputs}
+    return {info.name: np.asarray(arrays[info.name], order="C") for info in inputs}

@@ -55,9 +55,14 @@ class Similarity:
     @property
     def sqnr(self) -> float:
         """Signal to quantization noise ratio in dB; infinite when nothing differs."""
-        if self.noise == 0:
-            return math.inf
-        return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
+        return decibel(self.signal, self.noise)
+
+
+def decibel(signal: float, noise: float) -> float:
+    """Return ``10 log10(signal/noise)``; infinite when there is no noise."""
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
 def similarity(reference: Array, got: Array) -> Similarity:

@@ -1,4 +1,8 @@
-"""Biases on integer kernels: int32 at the accumulator's scale ``s_x · s_w``."""
+"""Biases on integer kernels: int32 at the accumulator's scale ``s_x · s_w``.
+
+The kernel adds the bias to the sum of products in int32 and does not check for overflow, so a
+bias may fill only half of the type. The other half holds sums of 2³⁰/(255·127) = 33 156 products.
+"""
 
 import numpy as np
 
@@ -6,10 +10,11 @@ from onnxq.numerics.affine import TINY
 from onnxq.types import Array, IntType, QuantParams
 
 INT32 = IntType(32, signed=True)
+LARGEST = 2**30  # code of a bias
 
 
 def fitting_scale(weight_scale: Array, empty: Array, input_scale: Array, bias: Array) -> Array:
-    """Return weight scales with which the bias fits its type: ``|b|/(s_x·s_w) ≤ 2³¹ − 1``.
+    """Return weight scales with which the bias fits: ``|b|/(s_x·s_w) ≤ 2³⁰``.
 
     A channel of tiny weights beside a large bias would overflow: its scale is raised, its
     weights lose levels they hardly use. The scale of a channel of zeros is free, so it becomes
@@ -27,7 +32,7 @@ def fitting_scale(weight_scale: Array, empty: Array, input_scale: Array, bias: A
     magnitude = np.abs(bias.astype(np.float64))
     if weight_scale.size == 1:
         magnitude = magnitude.max(keepdims=True, initial=0.0)
-    needed = magnitude / (float(input_scale) * (INT32.qmax - 1024))  # room for float32 rounding
+    needed = magnitude / (float(input_scale) * LARGEST)
     needed = np.maximum(needed, 4 * TINY / float(input_scale))  # the product stays normal
     free = empty & (magnitude > 0)
     return np.where(free, needed, np.maximum(weight_scale, needed)).astype(np.float32)
@@ -44,3 +49,36 @@ def bias_params(weight_scale: Array, input_scale: Array) -> QuantParams:
     shape, tile = ((), ()) if scale.size == 1 else (scale.shape, (1,))
     zero_point = np.zeros(shape, np.int64)
     return QuantParams(dtype=INT32, scale=scale.reshape(shape), zero_point=zero_point, tile=tile)
+
+
+def mean_shift(
+    weight: Array, quantized: Array, mean: Array, quantized_mean: Array, group: int
+) -> Array:
+    """Return what a linear layer's output means lose to quantization: ``E[W x] − E[Ŵ x̂]``.
+
+    Away from padded borders the mean of an output channel depends on the means of the input
+    channels only, ``Σ_i E[x_i] Σ_k W_oik``, so adding the difference to the bias removes the
+    part of the error that is the same everywhere.
+
+    Args:
+        weight: Float weights ``(O, I/group, …)``.
+        quantized: The same weights after quantizing and dequantizing.
+        mean: Means of the input channels, ``(I,)``.
+        quantized_mean: Means of the quantized input channels, ``(I,)``.
+        group: Number of groups.
+
+    Returns:
+        float64, shape ``(O,)``.
+
+    Source:
+        Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
+        2019, section 4.2. Differs: the input's own quantization error is corrected too, with
+        means measured on calibration samples.
+    """
+    outputs, inputs = weight.shape[:2]
+    channels = np.arange(outputs)[:, None] // (outputs // group) * inputs + np.arange(inputs)
+    kernel = tuple(range(2, weight.ndim))
+    before = weight.sum(axis=kernel, dtype=np.float64) * mean[channels]
+    after = quantized.sum(axis=kernel, dtype=np.float64) * quantized_mean[channels]
+    shift: Array = (before - after).sum(axis=1)
+    return shift

@@ -5,9 +5,20 @@ from onnxq.passes import PassReport
 from onnxq.passes.fold_batchnorm import fold_batchnorm
 from onnxq.passes.fold_constants import fold_constants
 from onnxq.passes.fold_padding import fold_padding
+from onnxq.passes.fold_scaling import fold_scaling
+from onnxq.passes.fuse_hardswish import fuse_hardswish
 from onnxq.passes.hoist_constants import hoist_constants
+from onnxq.passes.inline_functions import inline_functions
 
-STRUCTURAL = (hoist_constants, fold_constants, fold_padding, fold_batchnorm)
+STRUCTURAL = (
+    inline_functions,
+    hoist_constants,
+    fold_constants,
+    fold_padding,
+    fold_batchnorm,
+    fold_scaling,
+    fuse_hardswish,
+)
 
 
 def prepare(model: Model) -> list[PassReport]:

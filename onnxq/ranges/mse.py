@@ -64,6 +64,8 @@ class Mse:
         self, points: tuple[Array, Array], lo: float, hi: float, spec: QuantSpec
     ) -> tuple[float, float]:
         """Return the best ends for one histogram."""
+        from onnxq.numerics.errors import squared_errors  # noqa: PLC0415  the compiler is slow to load
+
         if lo == hi:
             return lo, hi
         factors = np.linspace(1.0, self.smallest, self.candidates)
@@ -77,31 +79,3 @@ class Mse:
         return lo, float(
             ends[np.argmin(squared_errors(points, np.full_like(ends, lo), ends, spec))]
         )
-
-
-def squared_errors(points: tuple[Array, Array], lo: Array, hi: Array, spec: QuantSpec) -> Array:
-    """Return the summed squared quantization error of a histogram under many ranges.
-
-    Args:
-        points: Bin centres and counts, each ``(bins,)``.
-        lo: Lower ends to try, ≤ 0, shape ``(candidates,)``.
-        hi: Upper ends to try, ≥ 0, same shape.
-        spec: The integer type, symmetric or affine.
-
-    Returns:
-        float64, shape ``(candidates,)``.
-    """
-    values, counts = points
-    dtype = spec.dtype
-    if spec.symmetric:
-        half = (dtype.qmax - dtype.qmin) // 2
-        scale = np.maximum(-lo, hi) / half
-        least, most = np.array(-half - 1.0), np.array(float(half))
-    else:
-        scale = (hi - lo) / (dtype.qmax - dtype.qmin)
-        zero_point = np.rint(dtype.qmin - lo / scale)
-        least, most = (dtype.qmin - zero_point)[:, None], (dtype.qmax - zero_point)[:, None]
-    step = scale[:, None]
-    error = np.clip(np.rint(values / step), least, most) * step - values
-    total: Array = np.einsum("cb,cb,b->c", error, error, counts.astype(np.float64))
-    return total

@@ -1,11 +1,12 @@
 """Results as plain values: what ``--json`` writes."""
 
-import math
 from typing import Any
 
 from onnxq.comparison import Comparison
 from onnxq.metrics.classification import Paired
 from onnxq.pipeline import Compared, Quantized
+from onnxq.report.layers import layer_dicts
+from onnxq.report.values import number
 
 
 def comparison_dict(comparison: Comparison) -> dict[str, Any]:
@@ -38,13 +39,6 @@ def _paired_dict(paired: Paired) -> dict[str, float]:
     }
 
 
-def number(value: float) -> float | str | None:
-    """Return a number as JSON can hold it: infinities as text, NaN as null."""
-    if math.isnan(value):
-        return None
-    return value if math.isfinite(value) else str(value)
-
-
 def compared_dict(result: Compared) -> dict[str, Any]:
     """Return what ``compare`` measured."""
     found = comparison_dict(result.comparison)
@@ -58,6 +52,8 @@ def compared_dict(result: Compared) -> dict[str, Any]:
             "threads": result.latency.threads,
             "runs": result.latency.runs,
         }
+    if result.layers is not None:
+        found["layers"] = layer_dicts(result.layers)
     return found
 
 
@@ -70,6 +66,7 @@ def quantized_dict(result: Quantized) -> dict[str, Any]:
         "opset": {"float": result.opset[0], "quantized": result.opset[1]},
         "onnxruntime": result.onnxruntime,
         "bytes": {"float": result.sizes[0], "quantized": result.sizes[1]},
+        "corrected_biases": result.corrected,
         "raised_scales": dict(result.emitted.raised),
         "nodes": [
             {"name": n.label, "op": n.op, "quantized": n.quantized, "reason": n.reason}
@@ -80,4 +77,5 @@ def quantized_dict(result: Quantized) -> dict[str, Any]:
             for a in result.plan.activations.values()
         ],
         "check": comparison_dict(result.check) if result.check else None,
+        "layers": layer_dicts(result.layers),
     }

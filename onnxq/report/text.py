@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from onnxq.metrics.classification import Paired
-from onnxq.pipeline import Compared, Quantized
-
-WARN_COSINE = 0.99
+from onnxq.pipeline import WARN_COSINE, Compared, Quantized
+from onnxq.report.layers import advice
 
 
 def quantized_lines(result: Quantized) -> Iterator[str]:
@@ -21,6 +20,8 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
     if result.emitted.raised:
         raised = sum(result.emitted.raised.values())
         yield f"{raised} weight scales were raised so that their biases fit int32"
+    if result.corrected:
+        yield f"{result.corrected} biases take up the mean error of their layer"
     before, after = result.opset
     raised_opset = f"opset {before} → {after}" if before != after else f"opset {after}"
     float_size, size = result.sizes
@@ -56,9 +57,10 @@ def _check(result: Quantized) -> Iterator[str]:
         )
         if near.samples and not near.cosine >= WARN_COSINE:
             yield (
-                f"warning: {output.name} is far from the float model (cosine below {WARN_COSINE}): "
-                "try --range mse, --per-channel, more calibration samples, or --exclude"
+                f"warning: {output.name} is far from the float model (cosine below {WARN_COSINE})"
             )
+    if not result.check.cosine >= WARN_COSINE:
+        yield from advice(result.layers, result.plan)
 
 
 def compared_tables(result: Compared) -> Iterator[Table]:

@@ -1,20 +1,14 @@
 """Targets: what a piece of hardware or a runtime can do, as data.
 
 A target is a JSON file in this folder, or one of the user's own named by path. It says which
-element types exist, the defaults, and for each operator its role:
-
-- ``compute``: worth quantizing by itself;
-- ``follow``: quantized only between quantized operators, so that no conversion to float comes
-  between them; ``share``: its output takes the parameters of its input, since it only moves or
-  selects values.
-
-``output``: ``always`` if the integer kernel writes integers only, ``needed`` if it can also
-write floats. ``absorbs``: activations that the integer kernel before them includes.
+element types exist, the defaults, where pairs of QuantizeLinear and DequantizeLinear go, and
+for each operator a rule. ``docs/targets.md`` says for every shipped file what its rules are and
+which documentation they come from.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,27 +16,85 @@ from typing import Any, Literal, get_args
 
 from onnxq.errors import RecipeError, UnknownNameError
 
-Role = Literal["compute", "follow"]
+Role = Literal["compute", "always", "follow"]
 Output = Literal["always", "needed"]
+Placement = Literal["both", "inputs"]
+Kind = Literal["activations", "weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpRule:
-    """How a target handles one operator type; see the module docstring."""
+    """How a target handles one operator type.
+
+    Attributes:
+        role: ``compute``: worth quantizing by itself; its constants are weights. ``always``:
+            likewise, but its constants are quantized like activations. ``follow``: quantized
+            only between quantized operators, so that no conversion to float comes between them.
+        output: ``always`` if the integer kernel writes integers only, ``needed`` if it can also
+            write floats.
+        inputs: How many of the first inputs carry values; None for 1 with ``share``, 2 with
+            ``compute``, else all.
+        share: Its output takes the parameters of its first input, since it only moves, selects
+            or averages values.
+        unify: All its inputs and its output take one set of parameters, from the statistics of
+            all of them.
+        epilogue: The kernel that writes one of its inputs computes it at its end, so that this
+            input needs no integers.
+        weights: What it needs of its weights, whatever is asked; keys of a tensor rule.
+        output_range: The interval ``[lo, hi)`` its output is quantized to, whatever was seen.
+    """
 
     role: Role
     output: Output = "always"
+    inputs: int | None = None
     share: bool = False
+    unify: bool = False
+    epilogue: bool = False
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    output_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing.
 
         Raises:
-            ValueError: The role or the output is none of those listed.
+            ValueError: The role or the output is none of those listed, or values that share one
+                set of parameters shall have a range of their own.
         """
-        for value, allowed in ((self.role, Role), (self.output, Output)):
-            if value not in get_args(allowed):
-                raise ValueError(f"{value!r} is none of {', '.join(get_args(allowed))}")
+        _check_word(self.role, Role)
+        _check_word(self.output, Output)
+        if self.moves and self.output_range:
+            raise ValueError("share and unify exclude an output_range")
+        if self.output_range:
+            low, high = self.output_range
+            object.__setattr__(self, "output_range", (float(low), float(high)))
+
+    @property
+    def moves(self) -> bool:
+        """Whether what it writes lies on the grid of what it reads."""
+        return self.share or self.unify
+
+    @property
+    def read(self) -> int | None:
+        """How many of the first inputs carry values, None for all."""
+        if self.inputs is not None:
+            return self.inputs
+        return 1 if self.share else 2 if self.role == "compute" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worth:
+    """What a convolution must have to be worth integers; the defaults ask for nothing.
+
+    Attributes:
+        min_outputs: Least number of output channels.
+        min_products: Least number of multiplications for every value that is converted from
+            or to float because of it.
+        grouped_multiple: The output channels of a grouped one are a multiple of this.
+    """
+
+    min_outputs: int = 1
+    min_products: int = 0
+    grouped_multiple: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +109,15 @@ class Target:
         dtypes: Element types allowed for activations and for weights.
         bias: Element type of biases, or None if they stay float.
         ops: Operator type to rule.
+        placement: ``both``: what quantized operators read and write is quantized. ``inputs``:
+            only what they read, each pair in front of them; what they write stays float where
+            no quantized operator reads it, and what moves values hands the grid on.
+        symmetric_only: ``activations``, ``weights`` or both: those must be symmetric.
         absorbs: Operator types that disappear into the kernel before them.
         guards: Operator types whose float weights the runtime quantizes by itself when it finds
             them between DequantizeLinear and QuantizeLinear, unless something stands between.
+        worth: What a convolution must have to be worth integers.
+        correct_bias: Whether biases take up the mean error of their layer unless asked otherwise.
     """
 
     name: str
@@ -69,8 +127,29 @@ class Target:
     dtypes: Mapping[str, list[str]]
     bias: str | None
     ops: Mapping[str, OpRule]
+    placement: Placement = "both"
+    symmetric_only: tuple[str, ...] = ()
     absorbs: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
+    worth: Worth = field(default_factory=Worth)
+    correct_bias: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse words that mean nothing.
+
+        Raises:
+            ValueError: The placement is none of those listed, or what must be symmetric is
+                neither activations nor weights.
+        """
+        _check_word(self.placement, Placement)
+        for kind in self.symmetric_only:
+            _check_word(kind, Kind)
+
+
+def _check_word(value: str, allowed: Any) -> None:
+    """Refuse a word that is none of those a literal type lists."""
+    if value not in get_args(allowed):
+        raise ValueError(f"{value!r} is none of {', '.join(get_args(allowed))}")
 
 
 def names() -> list[str]:
@@ -99,13 +178,14 @@ def target(name: str) -> Target:
     try:
         content = json.loads(text)
         for key in content:
-            if key not in {field.name for field in fields(Target)}:
+            if key not in {f.name for f in fields(Target)}:
                 raise UnknownNameError(
                     f"key of target {name}", key, {f.name for f in fields(Target)}
                 )
         content["ops"] = {op: OpRule(**rule) for op, rule in content["ops"].items()}
-        for key in ("absorbs", "guards"):
+        for key in ("symmetric_only", "absorbs", "guards"):
             content[key] = tuple(content.get(key, ()))
+        content["worth"] = Worth(**content.get("worth", {}))
         return Target(**content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RecipeError(f"target {name}: {error}") from error

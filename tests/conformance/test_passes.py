@@ -63,9 +63,23 @@ PADDED = """net (float[N, 3, 8, 8] x, bool t) => (float[N, 4, 9, 8] y, float[N, 
         else_branch = no () => (float[N, 4, 8, 8] q) { q = Conv<auto_pad = "SAME_UPPER">(x, w) }
     >
 }"""
+FUNCTIONS = """net (float[N, 3] x) => (float[N, 4] y, float[N, 4] z) {
+    y = com.test.dense(x, w)
+    a = Relu(x)
+    z = com.test.dense(a, w)
+}
+<domain: "com.test", opset_import: ["" : 13]>
+dense (a, b) => (c) { m = MatMul(a, b) c = Relu(m) }"""
 PLAIN = "net (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) { r = Relu(x) y = Neg(r) }"
 CONV = {"w": (4, 3, 3, 3), **batchnorm(4)}
+SWISH = """net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y)
+<float one = {1.5}, float three = {3.0}, float zero = {0.0}, float six = {6.0}> {
+    c = Conv(x, w) m = Mul(one, c) t = Add(m, three)
+    a = Add(t, three) k = Clip(a, zero, six) s = Mul(t, k) y = Div(s, six)
+}"""
+
 MODELS = {
+    "scaled swish": build(SWISH, {"w": (4, 3, 3, 3)}),
     "constants": build(CONSTANTS),
     "normalizations": build(
         NORMS, CONV | {"k": (4, 2, 3, 3), "u": (4, 5)} | batchnorm(5, seed=1, prefix="g")
@@ -73,6 +87,7 @@ MODELS = {
     "refusals": build(REFUSALS, CONV),
     "computed constants": build(COMPUTED),
     "padding": build(PADDED, {"w": (4, 3, 3, 3)}),
+    "functions": build(FUNCTIONS, {"w": (3, 4)}),
     "plain": build(PLAIN),
     "IR 3": build(
         "net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y) "

@@ -131,7 +131,9 @@ LOADED = (
 )
 
 
-@pytest.mark.parametrize("command", ["", "calibrate", "quantize", "compare", "merge", "list"])
+@pytest.mark.parametrize(
+    "command", ["", "calibrate", "quantize", "compare", "merge", "inspect", "list"]
+)
 def test_help_loads_nothing_heavy_and_shows_an_example(command: str) -> None:
     arguments = [command, "--help"] if command else ["--help"]
     shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "120"})

@@ -23,9 +23,8 @@ from onnxq.numerics.extremes import extremes
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, resolve
 from onnxq.recipe import NodeRule, Recipe, TensorRule
-from onnxq.targets import target
 from onnxq.types import Array, QuantParams, Range
-from tests.graphs import batchnorm, build, copy
+from tests.graphs import batchnorm, build, copy, eager
 
 FOLDER = Path(__file__).parent
 
@@ -129,7 +128,7 @@ def test_quantized_graph(name: str) -> None:
     make, recipe = CASES[name]
     model = from_proto(make())
     prepare(model)
-    plan = resolve(model, target("cpu"), recipe)
+    plan = resolve(model, eager(), recipe)
     activations = made_up(plan)
     emitted = emit_qdq(model, plan, activations, weight_params(plan, model))
     proto = sync(model)

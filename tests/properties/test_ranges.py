@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from onnxq.numerics.errors import squared_errors
 from onnxq.numerics.observe import observe
 from onnxq.ranges.minmax import MinMax
-from onnxq.ranges.mse import Mse, squared_errors
+from onnxq.ranges.mse import Mse
 from onnxq.ranges.percentile import Percentile
 from onnxq.types import Array, IntType, QuantSpec, RangeAlgorithm
 from tests import oracles, strategies

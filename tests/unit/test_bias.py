@@ -3,7 +3,7 @@
 import numpy as np
 
 from onnxq.numerics.affine import TINY, quantize
-from onnxq.numerics.bias import INT32, bias_params, fitting_scale
+from onnxq.numerics.bias import INT32, LARGEST, bias_params, fitting_scale
 
 NONE = np.zeros(3, bool)
 
@@ -25,14 +25,23 @@ def test_a_large_bias_beside_tiny_weights_raises_its_channel_only() -> None:
     assert scale[0] > before[0]
     assert scale[1:].tolist() == before[1:].tolist()
     codes = quantize(bias, bias_params(scale, np.float32(1e-3)))
-    assert 0.99 * INT32.qmax < codes[0] < INT32.qmax
+    assert 0.99 * LARGEST < codes[0] < 1.01 * LARGEST
 
 
 def test_one_scale_for_all_obeys_the_largest_bias() -> None:
     scale = fitting_scale(float32(1e-12), NONE[:1], np.float32(1), float32(1, -1000, 3))
     assert scale.shape == (1,)
     codes = quantize(float32(-1000), bias_params(scale, np.float32(1)))
-    assert -INT32.qmax < codes[0] < -0.99 * INT32.qmax
+    assert -1.01 * LARGEST < codes[0] < -0.99 * LARGEST
+
+
+def test_a_bias_leaves_room_for_the_sum_of_products() -> None:
+    """A dead channel: a bias far below what tiny weights can make; the sum must not wrap."""
+    scale = fitting_scale(float32(1e-30), NONE[:1], np.float32(0.02), float32(-3))
+    code = int(quantize(float32(-3), bias_params(scale, np.float32(0.02)))[0])
+    sums = 255 * 127 * 3 * 3 * 512
+    assert code - sums >= INT32.qmin
+    assert code < -0.99 * LARGEST
 
 
 def test_a_channel_of_zeros_takes_the_finest_scale() -> None:

@@ -10,13 +10,13 @@ from onnxq.emit.qdq import required_opset
 from onnxq.graph.io import from_proto
 from onnxq.plan import resolve
 from onnxq.recipe import NodeRule, Recipe, TensorRule
-from onnxq.targets import target
 from tests.graphs import (
     Result,
     Weights,
     batchnorm,
     build,
     cosine,
+    eager,
     feed_for,
     initializers,
     normal,
@@ -476,13 +476,13 @@ def test_an_all_zero_channel_is_the_bias_exactly() -> None:
     ids=["tensor", "channel"],
 )
 def test_required_opset(recipe: Recipe, needed: tuple[int, str]) -> None:
-    plan = resolve(from_proto(image("y = Conv3(x, w)")), target("cpu"), recipe)
+    plan = resolve(from_proto(image("y = Conv3(x, w)")), eager(), recipe)
     assert required_opset(plan) == needed
 
 
 @pytest.mark.parametrize("dtype", ["int4", "uint16"])
 def test_odd_types_need_opset_21(dtype: str) -> None:
-    allowing = replace(target("cpu"), dtypes={"activations": ["uint8"], "weights": [dtype]})
+    allowing = replace(eager(), dtypes={"activations": ["uint8"], "weights": [dtype]})
     recipe = Recipe(weights=TensorRule(dtype=dtype))
     plan = resolve(from_proto(image("y = Conv3(x, w)")), allowing, recipe)
     assert required_opset(plan) == (21, dtype)

@@ -10,9 +10,8 @@ from onnxq.ranges.minmax import MinMax
 from onnxq.ranges.mse import Mse
 from onnxq.ranges.percentile import Percentile
 from onnxq.recipe import NodeRule, Recipe, TensorRule
-from onnxq.targets import target
 from onnxq.types import IntType
-from tests.graphs import build, plan_of
+from tests.graphs import build, eager, plan_of
 
 UINT8, INT8 = IntType(8, signed=False), IntType(8, signed=True)
 PAD = "<pads = [1, 1, 1, 1]>"
@@ -194,19 +193,19 @@ FLOAT_RULES = [
 
 @pytest.mark.parametrize("rule", FLOAT_RULES, ids=str)
 def test_observable_covers_what_a_rule_keeps_float(rule: NodeRule) -> None:
-    seen = set(observable(from_proto(build(NET, WEIGHTS)), target("cpu")))
+    seen = set(observable(from_proto(build(NET, WEIGHTS)), eager()))
     for activation in planned(rules(rule)).activations.values():
         assert seen & set(activation.sources), activation.name
 
 
 def test_observable_leaves_out_what_an_activation_absorbs() -> None:
-    seen = observable(from_proto(build(NET, WEIGHTS)), target("cpu"))
+    seen = observable(from_proto(build(NET, WEIGHTS)), eager())
     assert "c" not in seen
     assert {"x", "r", "d", "a", "q", "g"} <= set(seen)
 
 
 def test_observable_leaves_out_what_only_moves_values() -> None:
-    assert not {"p", "f"} & set(observable(from_proto(build(NET, WEIGHTS)), target("cpu")))
+    assert not {"p", "f"} & set(observable(from_proto(build(NET, WEIGHTS)), eager()))
 
 
 # --- shared weights

@@ -46,7 +46,8 @@ def test_shipped_targets_are_sound(name: str) -> None:
         for dtype in found.dtypes[kind]:
             assert IntType.parse(dtype).name == dtype
     assert any(rule.role == "compute" for rule in found.ops.values())
-    assert not set(found.absorbs) & set(found.ops)
+    both = set(found.absorbs) & set(found.ops)
+    assert all(found.ops[op].role == "always" for op in both)
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
@@ -90,6 +91,10 @@ def test_unknown_key(tmp_path: Path) -> None:
         {**GOOD, "ops": {"Conv": {"roll": "compute"}}},
         {**GOOD, "ops": {"Conv": {"role": "computes"}}},
         {**GOOD, "ops": {"Conv": {"role": "compute", "output": "never"}}},
+        {**GOOD, "ops": {"Conv": {"role": "compute", "share": True, "output_range": [0, 1]}}},
+        {**GOOD, "ops": {"Conv": {"role": "compute", "output_range": [0, 1, 2]}}},
+        {**GOOD, "placement": "outputs"},
+        {**GOOD, "symmetric_only": ["biases"]},
     ],
     ids=str,
 )

@@ -1,0 +1,115 @@
+"""What is asked of one tensor: recipe over target, checked against what the target can do."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxq.choose import Context
+from onnxq.errors import RecipeError, UnsupportedError
+from onnxq.graph.io import Constant, Node, Tensor
+from onnxq.graph.query import activation_bounds, gate_bound, output_channel_axis
+from onnxq.numerics.tiles import channel_tile
+from onnxq.ranges import range_algorithm
+from onnxq.ranges.fixed import Fixed
+from onnxq.recipe import TensorRule
+from onnxq.types import IntType, QuantSpec, Tile
+
+
+def activation_spec(context: Context, node: Node, tensor: Tensor) -> QuantSpec:
+    """Return what is asked of an activation.
+
+    Args:
+        context: What choosing looked at.
+        node: The chosen node that reads or writes it.
+        tensor: The activation.
+
+    Raises:
+        RecipeError: The recipe names an unknown algorithm or type.
+        UnsupportedError: The target has no such element type or granularity.
+    """
+    asked = context.rule(node).activations.over(context.recipe.activations)
+    producer = tensor.inputs[0] if tensor.inputs else None
+    bounds = (-np.inf, np.inf) if producer is None else activation_bounds(producer)
+    if tensor.name not in context.outputs:
+        bounds = (max(bounds[0], gate_bound(tensor)), bounds[1])
+    spec = _spec(context, asked, "activations", bounds=bounds)
+    rule = context.target.ops.get(producer.op) if producer is not None else None
+    if rule is not None and rule.output_range:
+        low, high = rule.output_range
+        return replace(spec, range=Fixed(lo=low, hi=high), symmetric=False)
+    return spec
+
+
+def weight_spec(context: Context, node: Node, index: int, tensor: Constant) -> QuantSpec:
+    """Return what is asked of a constant input.
+
+    It is a weight of an operator with the role ``compute``; else it is treated like an
+    activation.
+
+    Raises:
+        RecipeError: The recipe names an unknown algorithm or type.
+        UnsupportedError: The target has no such element type.
+    """
+    rule = context.rule(node)
+    if context.op(node).role != "compute":
+        asked = TensorRule(range="minmax").over(rule.activations.over(context.recipe.activations))
+        return _spec(context, asked, "activations")
+    needed = TensorRule(**context.op(node).weights)
+    asked = needed.over(rule.weights.over(context.recipe.weights))
+    granularity = asked.granularity or context.target.weights["granularity"]
+    rank = len(tensor.shape)
+    axis = output_channel_axis(node, index, rank) if granularity == "channel" else None
+    tile = channel_tile(rank, axis) if axis is not None else ()
+    return _spec(context, asked, "weights", tile=tile)
+
+
+def joint_spec(specs: Sequence[QuantSpec]) -> QuantSpec:
+    """Return one specification for tensors that take the same parameters.
+
+    It is the first one with bounds wide enough for all. A range known beforehand stands only if
+    all have it.
+    """
+    low = min(spec.bounds[0] for spec in specs)
+    high = max(spec.bounds[1] for spec in specs)
+    free = [spec for spec in specs if not isinstance(spec.range, Fixed)]
+    base = free[0] if free else specs[0]
+    if any(spec.range != base.range for spec in specs) and not free:
+        base = replace(base, range=range_algorithm("minmax"))
+    return replace(base, bounds=(low, high))
+
+
+def _spec(
+    context: Context,
+    asked: TensorRule,
+    kind: str,
+    *,
+    tile: Tile = (),
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> QuantSpec:
+    """Fill the gaps of a rule from the target and build the specification."""
+    defaults = context.target.activations if kind == "activations" else context.target.weights
+    rule = asked.over(TensorRule(**defaults))
+    assert rule.dtype is not None
+    assert rule.range is not None
+    allowed = context.target.dtypes[kind]
+    try:
+        dtype = IntType.parse(rule.dtype)
+    except ValueError as error:
+        raise RecipeError(f"{kind}: {error}") from error
+    if rule.dtype not in allowed:
+        known = ", ".join(allowed)
+        raise UnsupportedError(
+            f"target {context.target.name} has no {rule.dtype} {kind}; it has {known}"
+        )
+    if kind == "activations" and rule.granularity == "channel":
+        raise UnsupportedError(
+            f"target {context.target.name} has one scale for a whole activation: "
+            "per-channel activations are not supported"
+        )
+    if rule.symmetric is False and kind in context.target.symmetric_only:
+        raise UnsupportedError(f"target {context.target.name} has symmetric {kind} only")
+    algorithm = range_algorithm(rule.range, **(rule.range_options or {}))
+    return QuantSpec(
+        dtype=dtype, symmetric=bool(rule.symmetric), range=algorithm, tile=tile, bounds=bounds
+    )
