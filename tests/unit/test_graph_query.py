@@ -6,6 +6,7 @@ from onnxq.graph.io import Node, from_proto
 from onnxq.graph.query import (
     TensorType,
     activation_bounds,
+    gate_bound,
     is_standard,
     label,
     output_channel_axis,
@@ -156,3 +157,18 @@ def test_activation_bounds(
     body: str, weights: dict, opset: int, expected: tuple[float, float]
 ) -> None:
     assert activation_bounds(node_of(body, weights, opset=opset)) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "bound"),
+    [
+        ("c = Relu(x) h = HardSigmoid<alpha = 0.25, beta = 0.5>(c) y = Mul(c, h)", -2.0),
+        ("c = Relu(x) h = HardSigmoid(c) y = Mul(h, c)", -2.5),
+        ("c = Relu(x) h = HardSigmoid(c) m = Mul(h, c) y = Add(m, c)", -np.inf),
+        ("c = Relu(x) h = Sigmoid(c) y = Mul(h, c)", -np.inf),
+        ("c = Relu(x) y = HardSigmoid(c)", -np.inf),
+    ],
+)
+def test_below_which_value_a_hard_swish_is_zero(body: str, bound: float) -> None:
+    model = from_proto(build(f"g (float[N, 4] x) => (float[N, 4] y) {{ {body} }}"))
+    assert gate_bound(model.graph.nodes[0].outputs[0]) == pytest.approx(bound, rel=1e-6)
