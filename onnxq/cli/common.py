@@ -70,6 +70,17 @@ def asked(
     return flags.over(load(recipe)) if recipe else flags
 
 
+def reduced(dtype: str | None, reduce_range: bool) -> str | None:
+    """Return the element type of weights that both flags ask for.
+
+    Raises:
+        UsageError: They contradict each other.
+    """
+    if reduce_range and dtype is not None:
+        raise UsageError("--reduce-range means --weights int7: give only one of them")
+    return "int7" if reduce_range else dtype
+
+
 def weights_rule(
     dtype: str | None, algorithm: str | None, *, per_channel: bool | None
 ) -> TensorRule:

@@ -20,6 +20,7 @@ def inspect(
     range_option: options.RangeOption = None,
     weight_range: options.WeightRange = None,
     weights: options.Weights = None,
+    reduce_range: options.ReduceRange = False,
     activations: options.Activations = None,
     symmetric: options.Symmetric = None,
     exclude: options.Exclude = None,
@@ -37,6 +38,7 @@ def inspect(
         activations_rule,
         asked,
         exclusions,
+        reduced,
         weights_rule,
     )
     from onnxq.cli.console import Screen  # noqa: PLC0415
@@ -47,7 +49,7 @@ def inspect(
     resolved = asked(
         recipe,
         target,
-        weights_rule(weights, weight_range, per_channel=per_channel),
+        weights_rule(reduced(weights, reduce_range), weight_range, per_channel=per_channel),
         activations_rule(activations, range_name, range_option, symmetric=symmetric),
         exclusions(exclude, exclude_op),
     )

@@ -87,6 +87,10 @@ RangeOption = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of --range; repeatable.")
 ]
 WeightRange = Annotated[str | None, typer.Option(help="Range algorithm of weights.")]
+ReduceRange = Annotated[
+    bool,
+    typer.Option("--reduce-range", help="7-bit weights, for x86 CPUs without VNNI instructions."),
+]
 Weights = Annotated[str | None, typer.Option(help="Element type of weights, e.g. int8.")]
 Activations = Annotated[str | None, typer.Option(help="Element type of activations, e.g. uint8.")]
 Symmetric = Annotated[

@@ -34,6 +34,7 @@ def quantize(
     range_option: options.RangeOption = None,
     weight_range: options.WeightRange = None,
     weights: options.Weights = None,
+    reduce_range: options.ReduceRange = False,
     activations: options.Activations = None,
     symmetric: options.Symmetric = None,
     exclude: options.Exclude = None,
@@ -73,6 +74,7 @@ def quantize(
         activations_rule,
         asked,
         exclusions,
+        reduced,
         runtime_of,
         source_of,
         weights_rule,
@@ -90,7 +92,7 @@ def quantize(
     resolved = asked(
         recipe,
         target,
-        weights_rule(weights, weight_range, per_channel=per_channel),
+        weights_rule(reduced(weights, reduce_range), weight_range, per_channel=per_channel),
         activations_rule(activations, range_name, range_option, symmetric=symmetric),
         exclusions(exclude, exclude_op),
     )

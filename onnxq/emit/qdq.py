@@ -26,10 +26,13 @@ from onnxq.graph.edit import Names, set_inputs
 from onnxq.graph.io import Model, array_of, constant
 from onnxq.numerics.affine import quantize, storage
 from onnxq.numerics.bias import bias_params, fitting_scale
+from onnxq.numerics.saturation import saturating_pairs
 from onnxq.numerics.tiles import reduce
 from onnxq.plan import NodePlan, Plan
 from onnxq.targets import Target
 from onnxq.types import Array, IntType, QuantParams
+
+PLAIN = ("int8", "uint8", "int32")  # element types of the first quantized operator sets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +43,20 @@ class Emitted:
         activations: How many activations were quantized.
         weights: How many weights.
         raised: Node label to the number of weight scales raised so that the bias fits int32.
+        saturating: Pairs of weights that can saturate on CPUs without VNNI, and pairs in all.
     """
 
     activations: int
     weights: int
     raised: Mapping[str, int] = field(default_factory=dict)
+    saturating: tuple[int, int] = (0, 0)
 
 
 def required_opset(plan: Plan) -> tuple[int, str]:
     """Return the operator set a plan needs, and what needs it."""
     specs = [plan.spec for plan in plan.activations.values()]
     specs += [weight.spec for node in plan.nodes.values() for weight in node.weights]
-    odd = [spec.dtype.name for spec in specs if spec.dtype.bits not in (8, 32)]
+    odd = [spec.dtype.name for spec in specs if _element_type(spec.dtype).name not in PLAIN]
     if odd:
         return 21, odd[0]
     return (13, "per-channel weights") if any(spec.tile for spec in specs) else (10, "int8")
@@ -92,7 +97,9 @@ def emit_qdq(
             before = _guarded(writer, tensors[name], plan.target)
             _emit_read(writer, tensors[name], before, params, quantized)
     count = sum(len(node_plan.weights) for node_plan in integer)
-    return Emitted(activations=len(activations), weights=count, raised=raised)
+    return Emitted(
+        activations=len(activations), weights=count, raised=raised, saturating=writer.saturating
+    )
 
 
 def _emit_weights(
@@ -158,12 +165,14 @@ class _Writer:
 
     Attributes:
         names: Gives out tensor names that are free.
+        saturating: Pairs of weights at risk on CPUs without VNNI, and pairs in all.
     """
 
     def __init__(self, model: Model) -> None:
         self.names = Names(model)
         self._model = model
         self._written: dict[tuple[object, ...], gs.Variable] = {}
+        self.saturating = (0, 0)
 
     def dequantized(self, tensor: gs.Constant, params: QuantParams) -> gs.Variable:
         """Store a constant quantized and return its dequantized tensor."""
@@ -171,12 +180,20 @@ class _Writer:
         key = (tensor.name, params.dtype, params.tile, *values)
         if key not in self._written:
             codes = quantize(array_of(tensor), params).astype(_element_type(params.dtype))
+            self._count_saturating(codes, params)
             stored = constant(self.names.new(f"{tensor.name}_quantized"), codes)
             after = gs.Variable(self.names.new(f"{tensor.name}_dequantized"))
             parameters = self._parameters(tensor.name, params)
             self._add("DequantizeLinear", [stored, *parameters], after, params)
             self._written[key] = after
         return self._written[key]
+
+    def _count_saturating(self, codes: Array, params: QuantParams) -> None:
+        """Note how many pairs of weights CPUs without VNNI could saturate on."""
+        if codes.dtype == np.int8 and codes.ndim >= 2:
+            axis = params.tile.index(1) if params.tile else 0
+            found = saturating_pairs(codes, axis)
+            self.saturating = (self.saturating[0] + found[0], self.saturating[1] + found[1])
 
     def copy(self, tensor: gs.Tensor) -> gs.Variable:
         """Return a copy of a tensor, made by an operator no runtime fuses."""

@@ -67,6 +67,7 @@ def quantized_dict(result: Quantized) -> dict[str, Any]:
         "onnxruntime": result.onnxruntime,
         "bytes": {"float": result.sizes[0], "quantized": result.sizes[1]},
         "corrected_biases": result.corrected,
+        "saturating_pairs": list(result.emitted.saturating),
         "raised_scales": dict(result.emitted.raised),
         "nodes": [
             {"name": n.label, "op": n.op, "quantized": n.quantized, "reason": n.reason}

@@ -20,6 +20,12 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
     if result.emitted.raised:
         raised = sum(result.emitted.raised.values())
         yield f"{raised} weight scales were raised so that their biases fit int32"
+    pairs, total = result.emitted.saturating
+    if pairs and plan.target.name == "cpu":
+        yield (
+            f"on x86 CPUs without VNNI {100 * pairs / total:.1f} % of the weight pairs can "
+            "saturate: --reduce-range avoids it there"
+        )
     if result.corrected:
         yield f"{result.corrected} biases take up the mean error of their layer"
     before, after = result.opset

@@ -63,6 +63,7 @@ BAD = [
     ("calibrate model.onnx --data good.npz --provider nonsense -o out", 2),
     ("quantize model.onnx -o out.onnx", 2),
     (f"{QUANTIZE} --range-option nonsense", 2),
+    (f"{QUANTIZE} --reduce-range --weights int8", 2),
     ("calibrate text.onnx --data good.npz -o out", 3),
     ("calibrate truncated.onnx --data good.npz -o out", 3),
     (f"{QUANTIZE} --exclude-op Conv --exclude-op Gemm", 3),

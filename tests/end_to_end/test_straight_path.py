@@ -89,6 +89,7 @@ def test_dense_outputs_survive(name: str, tmp_path: Path) -> None:
         ("--per-channel", "--range", "mse"),
         ("--range", "percentile", "--range-option", "percentile=99.999"),
         ("--symmetric",),
+        ("--reduce-range",),
         ("--weights", "uint8", "--weight-range", "mse"),
         ("--exclude", "/block1/", "--exclude-op", "Gemm"),
     ],
