@@ -15,7 +15,7 @@ from typing import Any
 from onnxq import calibration, comparison
 from onnxq.comparison import Comparison, Latency
 from onnxq.correction import correct_biases
-from onnxq.emit.qdq import Emitted, emit_qdq, required_opset
+from onnxq.emit.qdq import emit_qdq, required_opset
 from onnxq.errors import CalibrationError, ModelError, QualityError, UnsupportedError
 from onnxq.feeds import Batch, Cut, batches
 from onnxq.files import check_target, staged
@@ -31,6 +31,7 @@ from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, WeightPlan, observable, resolve
 from onnxq.readers import Reader, about, open_reader
 from onnxq.recipe import Recipe, dumps
+from onnxq.results import Compared, Progress, Quantized
 from onnxq.table import CalibrationTable
 from onnxq.targets import names, target
 from onnxq.types import QuantParams, TensorStats
@@ -69,65 +70,6 @@ class Limits:
 
     min_cosine: float | None = None
     max_opset: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a stage has come.
-
-    Attributes:
-        done: Samples so far.
-        total: Samples in all, None where the reader cannot tell.
-    """
-
-    done: int
-    total: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantized:
-    """What `quantize` did.
-
-    Attributes:
-        path: The file written.
-        plan: What became of every node and tensor.
-        emitted: What was written.
-        corrected: How many biases take up the mean error of their layer.
-        passes: What the structural passes did.
-        opset: Operator set before and after.
-        onnxruntime: First onnxruntime release that loads the result.
-        sizes: Bytes of the float model and of the result, external data included.
-        check: Result against float model on the kept samples; None without samples.
-        layers: Where the result is far from the float model: its layers, worst first.
-    """
-
-    path: Path
-    plan: Plan
-    emitted: Emitted
-    corrected: int
-    passes: tuple[PassReport, ...]
-    opset: tuple[int, int]
-    onnxruntime: str
-    sizes: tuple[int, int]
-    check: Comparison | None
-    layers: tuple[Layer, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """What `compare` measured.
-
-    Attributes:
-        comparison: How near the outputs are.
-        sizes: Bytes of both models, external data included.
-        latency: Time of both, where asked for.
-        layers: Every layer, worst first, where asked for.
-    """
-
-    comparison: Comparison
-    sizes: tuple[int, int]
-    latency: Latency | None
-    layers: tuple[Layer, ...] | None = None
 
 
 def calibrate(

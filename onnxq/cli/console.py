@@ -86,7 +86,7 @@ class Screen:
         """Show how far a stage is: a bar on a terminal, one line at its end elsewhere.
 
         Yields:
-            To be called with each `onnxq.pipeline.Progress`.
+            To be called with each `onnxq.results.Progress`.
         """
         from rich import progress as bars  # noqa: PLC0415
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from onnxq.comparison import Comparison
 from onnxq.metrics.classification import Paired
-from onnxq.pipeline import Compared, Quantized
 from onnxq.report.layers import layer_dicts
 from onnxq.report.values import number
+from onnxq.results import Compared, Quantized
 
 
 def comparison_dict(comparison: Comparison) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from onnxq.metrics.classification import Paired
-from onnxq.pipeline import WARN_COSINE, Compared, Quantized
+from onnxq.pipeline import WARN_COSINE
 from onnxq.report.layers import advice
+from onnxq.results import Compared, Quantized
 
 
 def quantized_lines(result: Quantized) -> Iterator[str]:

@@ -22,8 +22,9 @@ from onnxq.cli.app import app
 from onnxq.errors import CalibrationError, ModelError, OutputError
 from onnxq.feeds import Cut
 from onnxq.graph import io
-from onnxq.pipeline import Quantized, Source
+from onnxq.pipeline import Source
 from onnxq.recipe import Recipe
+from onnxq.results import Quantized
 from onnxq.types import Array
 from tests.graphs import build, copy, cosine, normal
 
