@@ -39,6 +39,7 @@ from onnxq.types import QuantParams, TensorStats
 log = logging.getLogger(__name__)
 
 SAME_FUNCTION = 60.0  # dB; what folding and a raised operator set may cost in float32
+TIMED_BYTES = 1 << 29  # a larger float model is not loaded again only to be timed
 WARN_COSINE = 0.99  # an output farther from the float model than this is warned about
 
 
@@ -204,6 +205,7 @@ def quantize(
         check = comparison.compare(reference, result, samples) if samples else None
         _check_quality(output, check, limits.min_cosine)
         worst = _worst(model, temporary, samples, check, runtime)
+        timed = _timed(model, result, samples, runtime)
         size = io.size_of(temporary)
     return Quantized(
         path=output,
@@ -215,6 +217,7 @@ def quantize(
         onnxruntime=lowest_onnxruntime(prepared.opset),
         sizes=(io.size_of(model), size),
         check=check,
+        latency=timed,
         layers=worst,
     )
 
@@ -230,6 +233,14 @@ def _worst(
     except ModelError as error:  # the result stands without it
         log.info("the layers cannot be ranked: %s", error)
         return ()
+
+
+def _timed(model: Path, result: Session, samples: list[Batch], runtime: Runtime) -> Latency | None:
+    """Time the result beside the float model on one sample; large models are not loaded again."""
+    if not samples or io.size_of(model) > TIMED_BYTES:
+        return None
+    reference = Session(model, runtime)
+    return comparison.latency(reference, result, samples[0].inputs, runtime.threads, seconds=0.3)
 
 
 def _check_quality(output: Path, check: Comparison | None, min_cosine: float | None) -> None:

@@ -37,6 +37,7 @@ class Quantized:
         onnxruntime: First onnxruntime release that loads the result.
         sizes: Bytes of the float model and of the result, external data included.
         check: Result against float model on the kept samples; None without samples.
+        latency: Time for one sample of both models; None without samples or for large models.
         layers: Where the result is far from the float model: its layers, worst first.
     """
 
@@ -49,6 +50,7 @@ class Quantized:
     onnxruntime: str
     sizes: tuple[int, int]
     check: Comparison | None
+    latency: Latency | None = None
     layers: tuple[Layer, ...] = ()
 
 

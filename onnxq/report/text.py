@@ -10,6 +10,8 @@ from onnxq.pipeline import WARN_COSINE
 from onnxq.report.layers import advice
 from onnxq.results import Compared, Quantized
 
+SLOWER = 1.1  # latency ÷ float from which a result is called slower; below is noise
+
 
 def quantized_lines(result: Quantized) -> Iterator[str]:
     """Yield what ``quantize`` did, line by line."""
@@ -36,6 +38,11 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
         f"{result.path}: {size / 1e6:.2f} MB, {size / float_size:.2f} × float; {raised_opset}, "
         f"onnxruntime {result.onnxruntime} or newer"
     )
+    if result.latency is not None and result.latency.ratio > SLOWER:
+        yield (
+            f"warning: slower than the float model here, {result.latency.ratio:.2f} × its time for "
+            "one sample: --exclude what does not pay (onnxq inspect --plan), or keep it float"
+        )
     yield from _check(result)
 
 
