@@ -25,6 +25,7 @@ from onnxq.graph.opset import lowest_onnxruntime, raise_opset
 from onnxq.graph.session import Recorded, Runtime, Session
 from onnxq.layers import Layer, rank
 from onnxq.numerics.affine import params_of
+from onnxq.numerics.ends import ends
 from onnxq.numerics.extremes import extremes
 from onnxq.passes import PassReport
 from onnxq.passes.prepare import prepare
@@ -341,12 +342,14 @@ def _weight_params(plan: Plan, model: Model) -> dict[tuple[str, int], QuantParam
 
 def _weight_stats(weight: WeightPlan, tensor: Any) -> TensorStats:
     """Look at a weight as closely as its range algorithm needs."""
-    values = io.array_of(tensor)
-    if not weight.spec.range.needs_histogram:
-        return extremes(values, weight.spec.tile)
-    from onnxq.numerics.observe import observe  # noqa: PLC0415  the compiler is slow to load
+    values, algorithm = io.array_of(tensor), weight.spec.range
+    if algorithm.needs_histogram:
+        from onnxq.numerics.observe import observe  # noqa: PLC0415  the compiler is slow to load
 
-    return observe(values, weight.spec.tile)
+        stats = observe(values, weight.spec.tile)
+    else:
+        stats = extremes(values, weight.spec.tile)
+    return replace(stats, ends=ends(values, weight.spec.tile)) if algorithm.needs_ends else stats
 
 
 def _record(model: Model, plan: Plan, table: CalibrationTable) -> None:

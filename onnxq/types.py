@@ -90,6 +90,8 @@ class TensorStats:
             only be masks or guards; they take part in nothing else.
         histograms: One `onnxq.numerics.histogram.FloatHistogram` a tile in C order, or empty
             where only extremes are known.
+        ends: One `onnxq.numerics.ends.Ends` a tile in C order, or empty where only extremes are
+            known.
     """
 
     count: Array
@@ -98,6 +100,7 @@ class TensorStats:
     nan: int = 0
     infinite: int = 0
     histograms: tuple[Any, ...] = ()
+    ends: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         """Freeze the arrays and check the shapes agree."""
@@ -106,8 +109,9 @@ class TensorStats:
         object.__setattr__(self, "hi", _readonly(self.hi, np.float64))
         if not self.count.shape == self.lo.shape == self.hi.shape:
             raise ValueError("count, lo and hi must have one entry a tile")
-        if self.histograms and len(self.histograms) != self.count.size:
-            raise ValueError(f"{len(self.histograms)} histograms for {self.count.size} tiles")
+        for what, entries in (("histograms", self.histograms), ("ends", self.ends)):
+            if entries and len(entries) != self.count.size:
+                raise ValueError(f"{len(entries)} {what} for {self.count.size} tiles")
 
 
 @dataclass(frozen=True)
@@ -155,11 +159,13 @@ class RangeAlgorithm(Protocol):
 
     Attributes:
         name: What people type.
-        needs_histogram: Whether extremes alone are not enough.
+        needs_histogram: Whether it reads the histograms.
+        needs_ends: Whether it reads the exact ends.
     """
 
     name: ClassVar[str]
     needs_histogram: ClassVar[bool]
+    needs_ends: ClassVar[bool]
 
     def __call__(self, stats: TensorStats, spec: "QuantSpec") -> Range:
         """Choose the range.

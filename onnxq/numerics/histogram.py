@@ -113,4 +113,5 @@ def merge(a: TensorStats, b: TensorStats) -> TensorStats:
         nan=a.nan + b.nan,
         infinite=a.infinite + b.infinite,
         histograms=tuple(x.merge(y) for x, y in zip(a.histograms, b.histograms, strict=True)),
+        ends=tuple(x.merge(y) for x, y in zip(a.ends, b.ends, strict=True)),
     )

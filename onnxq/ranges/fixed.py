@@ -22,6 +22,7 @@ class Fixed:
 
     name: ClassVar[str] = "fixed"
     needs_histogram: ClassVar[bool] = False
+    needs_ends: ClassVar[bool] = False
 
     lo: float
     hi: float

@@ -20,6 +20,7 @@ class MinMax:
 
     name: ClassVar[str] = "minmax"
     needs_histogram: ClassVar[bool] = False
+    needs_ends: ClassVar[bool] = False
 
     def __call__(self, stats: TensorStats, spec: QuantSpec) -> Range:  # noqa: ARG002
         """Return the extremes."""

@@ -38,6 +38,7 @@ class Mse:
 
     name: ClassVar[str] = "mse"
     needs_histogram: ClassVar[bool] = True
+    needs_ends: ClassVar[bool] = False
     candidates: int = 100
     smallest: float = 0.1
 

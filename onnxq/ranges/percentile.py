@@ -41,6 +41,7 @@ class Percentile:
 
     name: ClassVar[str] = "percentile"
     needs_histogram: ClassVar[bool] = True
+    needs_ends: ClassVar[bool] = False
     percentile: float = 99.99
 
     def __post_init__(self) -> None:

@@ -51,6 +51,7 @@ class Spoiled:
 
     name: ClassVar[str] = "spoiled"
     needs_histogram: ClassVar[bool] = True
+    needs_ends: ClassVar[bool] = False
     fault: str
 
     def __call__(self, stats: TensorStats, spec: QuantSpec) -> Range:
