@@ -8,6 +8,8 @@ import numpy as np
 
 from onnxq.types import Array, IntType, QuantParams, Tile
 
+SMALLEST = 2.0**-126
+
 
 def tile_members(
     shape: tuple[int, ...], tile: Tile
@@ -35,7 +37,10 @@ def quantize(real: Array, params: QuantParams) -> Array:
 
 
 def seen(values: Iterable[float]) -> tuple[int, float, float, int, int]:
-    """Return count, lo, hi, NaN count and infinite-or-huge count of float32 values."""
+    """Return count, lo, hi, NaN count and infinite-or-huge count of float32 values.
+
+    What is smaller than the smallest normal value counts as zero.
+    """
     count, lo, hi, nan, infinite = 0, math.inf, -math.inf, 0, 0
     for value in values:
         count += 1
@@ -44,7 +49,8 @@ def seen(values: Iterable[float]) -> tuple[int, float, float, int, int]:
         elif abs(value) >= float(np.float32(1e30)):
             infinite += 1
         else:
-            lo, hi = min(lo, value), max(hi, value)
+            flushed = value if abs(value) >= SMALLEST else 0.0
+            lo, hi = min(lo, flushed), max(hi, flushed)
     return count, lo, hi, nan, infinite
 
 

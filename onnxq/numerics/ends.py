@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxq.numerics.histogram import TINY
 from onnxq.numerics.tiles import iterate
 from onnxq.types import Array, Tile
-
-TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, eq=False)

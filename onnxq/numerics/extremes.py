@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from onnxq.numerics.histogram import TINY
 from onnxq.numerics.tiles import grid, iterate
 from onnxq.types import Array, TensorStats, Tile
 
 
 def extremes(array: Array, tile: Tile = ()) -> TensorStats:
-    """Return count, smallest and largest value of every tile.
+    """Return count, smallest and largest value of every tile; subnormals count as zero.
 
     Args:
         array: Finite float values with at least one element.
@@ -16,7 +17,7 @@ def extremes(array: Array, tile: Tile = ()) -> TensorStats:
     Returns:
         Statistics without histograms, one entry a tile.
     """
-    parts = list(iterate(array, tile))
+    parts = list(iterate(np.where(np.abs(array) < TINY, 0, array), tile))
     shape = grid(array.shape, tile)
     return TensorStats(
         count=np.array([part.size for part in parts], np.int64).reshape(shape),

@@ -19,6 +19,7 @@ SHIFT = 14
 BINS = 1 << (31 - SHIFT)
 FIRST_NORMAL = 1 << (23 - SHIFT)  # bins below hold subnormals and zero
 HUGE = np.float32(1e30)
+TINY = np.finfo(np.float32).tiny  # the smallest normal value
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxq.numerics.ends import ends
 from onnxq.numerics.extremes import extremes
-from onnxq.numerics.histogram import FloatHistogram, centres, merge
-from onnxq.numerics.observe import observe
+from onnxq.numerics.histogram import HUGE, FloatHistogram, centres, merge
+from onnxq.numerics.observe import SCRATCH, Observer, observe
 from onnxq.types import Array, TensorStats, Tile
 from tests import oracles, strategies
 
@@ -23,7 +24,10 @@ def runs(histogram: FloatHistogram) -> tuple[object, ...]:
 def held(stats: TensorStats) -> tuple[object, ...]:
     """Return all that statistics hold, as values that compare."""
     arrays = tuple((a.shape, a.tobytes()) for a in (stats.count, stats.lo, stats.hi))
-    return (*arrays, stats.nan, stats.infinite, tuple(map(runs, stats.histograms)))
+    ends = tuple(
+        (e.keep, e.above, e.below, e.largest.tolist(), e.smallest.tolist()) for e in stats.ends
+    )
+    return (*arrays, stats.nan, stats.infinite, tuple(map(runs, stats.histograms)), ends)
 
 
 @given(strategies.tensors(strategies.ANYTHING, least=0))
@@ -59,10 +63,27 @@ def test_extremes_equal_observe(tiled: tuple[Array, Tile]) -> None:
         np.testing.assert_array_equal(one, other, strict=True)
 
 
-@given(strategies.rows(), st.data())
-def test_merging_any_split_equals_the_whole(values: Array, data: st.DataObject) -> None:
-    parts = [observe(part) for part in data.draw(strategies.split(values))]
-    assert held(reduce(merge, parts)) == held(observe(values))
+@given(strategies.rows(), st.data(), st.integers(1, 9))
+def test_merging_any_split_equals_the_whole(values: Array, data: st.DataObject, keep: int) -> None:
+    parts = [observe(part, keep=keep) for part in data.draw(strategies.split(values))]
+    assert held(reduce(merge, parts)) == held(observe(values, keep=keep))
+
+
+@given(strategies.rows(), st.data(), st.integers(1, 9))
+def test_folding_any_split_equals_the_whole(values: Array, data: st.DataObject, keep: int) -> None:
+    observer = Observer(keep, np.zeros(SCRATCH, np.int32))
+    for part in data.draw(strategies.split(values)):
+        observer.see(part)
+    assert held(observer.stats()) == held(observe(values, keep=keep))
+
+
+@given(strategies.tensors(strategies.ANYTHING, least=0), st.integers(1, 9))
+def test_ends_equal_sorting(array: Array, keep: int) -> None:
+    ordinary = array[np.abs(array) < HUGE]
+    (expected,), (found,) = ends(ordinary, (), keep), observe(array, keep=keep).ends
+    assert (found.above, found.below) == (expected.above, expected.below)
+    np.testing.assert_array_equal(found.largest, expected.largest, strict=True)
+    np.testing.assert_array_equal(found.smallest, expected.smallest, strict=True)
 
 
 @given(strategies.rows(), strategies.rows(), strategies.rows())

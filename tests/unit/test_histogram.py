@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxq.numerics.histogram import EMPTY, FloatHistogram, centres, merge
-from onnxq.numerics.observe import BLOCK, observe
+from onnxq.numerics.observe import BLOCK, SCRATCH, Observer, observe
 from onnxq.types import TensorStats
 
 
@@ -26,10 +26,10 @@ def test_signs_and_zeros() -> None:
     assert (stats.lo, stats.hi) == (-1, 3)
 
 
-def test_subnormals_are_extremes_all_the_same() -> None:
+def test_subnormals_count_as_zero() -> None:
     tiny = np.float32(1e-40)
     stats = observe(np.array([-tiny, tiny]))
-    assert (stats.lo, stats.hi) == (-float(tiny), float(tiny))
+    assert (stats.lo, stats.hi) == (0, 0)
     assert stats.histograms[0].zeros == 2
 
 
@@ -126,3 +126,24 @@ def test_centres() -> None:
     one = int(np.float32(1).view(np.int32)) >> 14
     assert centres(one, 2).tolist() == [1 + 2**-10, 1 + 3 * 2**-10]
     assert centres(one, 0).size == 0
+
+
+def test_counts_of_many_batches_add_up_to_those_of_one() -> None:
+    random = np.random.default_rng(5)
+    parts = [random.normal(size=size) * 10.0**power for size, power in ((9, -9), (7000, 0), (5, 8))]
+    together = observe(np.concatenate(parts), keep=20)
+    observer = Observer(20, np.zeros(SCRATCH, np.int32))
+    for part in parts:
+        observer.see(part)
+    stats = observer.stats()
+    assert values_of(stats.histograms[0]) == values_of(together.histograms[0])
+    assert stats.ends[0].largest.tolist() == together.ends[0].largest.tolist()
+
+
+def test_the_scratch_is_left_clean() -> None:
+    scratch = np.zeros(SCRATCH, np.int32)
+    odd = np.array([np.nan, np.inf, 1e30, 1e-40, -0.0, 0, -5, 7e20], np.float32)
+    observer = Observer(4, scratch)
+    observer.see(np.tile(odd, BLOCK))
+    observer.see(odd)
+    assert not scratch.any()
