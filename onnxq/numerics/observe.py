@@ -90,12 +90,12 @@ class Observer:
         if values.size % BLOCK:
             parts.append(np.zeros(BLOCK, np.float32))
             parts[1][: values.size % BLOCK] = values[whole * BLOCK :]
-        peaks = np.full((2, whole + len(parts) - 1, LANES), -np.inf, np.float32)
+        peaks = np.full((whole + len(parts) - 1, 2, LANES), -np.inf, np.float32)
         lanes = np.full(LANES, MAGNITUDE, np.uint32)
-        _count(parts[0], parts[0].view(np.uint32), self._scratch, peaks[:, :whole], lanes)
+        _count(parts[0], parts[0].view(np.uint32), self._scratch, peaks[:whole], lanes)
         if len(parts) > 1:
-            _count(parts[1], parts[1].view(np.uint32), self._scratch, peaks[:, whole:], lanes)
-        tops = peaks.max(axis=(1, 2), initial=0) + np.float32(0)  # no negative zero
+            _count(parts[1], parts[1].view(np.uint32), self._scratch, peaks[whole:], lanes)
+        tops = peaks.max(axis=(0, 2), initial=0) + np.float32(0)  # no negative zero
         if tops.max() >= HUGE or self._scratch[:, :, -FINE:].any():
             tops[:] = 0
             for part in parts:
@@ -103,10 +103,10 @@ class Observer:
         last = tops.view(np.uint32) >> 23
         self._widen(max((int(lanes.min()) + 1) >> 23, 1), int(last.max()))
         self._zeros += _fold(self._scratch, self._counts, self._first, last)
-        self._zeros -= peaks[0].size * (BLOCK // LANES) - values.size
+        self._zeros -= len(peaks) * BLOCK - values.size
         self._size += values.size
         for side in (0, 1):
-            self._held[side] = self._collect(values, peaks[side], side)
+            self._held[side] = self._collect(values, peaks, side)
 
     def _widen(self, first: int, last: int) -> None:
         """Make room for the bins of more exponents."""
@@ -183,13 +183,13 @@ def _count(values: Array, bits: Array, scratch: Array, peaks: Array, least: Arra
         bits: The same as uint32.
         scratch: Counts by turn, sign and bin.
         peaks: Minus infinities; for the largest of the values, and of their negatives, in each
-            lane of each block, ``(2, blocks, LANES)``. NaN takes no part.
+            lane of each block, ``(blocks, 2, LANES)``. NaN takes no part.
         least: For the smallest magnitude but zero in each lane, less one.
     """
     counts = scratch.reshape(4, 2 * EXPONENTS * FINE)
-    for block in range(peaks.shape[1]):
+    for block in range(peaks.shape[0]):
         start, stop = block * BLOCK, (block + 1) * BLOCK
-        _peaks(values[start:stop], bits[start:stop], peaks[0, block], peaks[1, block], least)
+        _peaks(values[start:stop], bits[start:stop], peaks[block, 0], peaks[block, 1], least)
         _bins(bits[start:stop], counts[0], counts[1], counts[2], counts[3])
 
 
@@ -293,7 +293,7 @@ def _gather(
 
     Args:
         values: The tensor, ``(n,)``.
-        peaks: The largest of each lane of each block.
+        peaks: The largest of each lane of each block, by side.
         block: Where to begin.
         side: 0 for the values, 1 for their negatives.
         bound: What is below is not wanted; zeros, infinite and huge values never are.
@@ -306,7 +306,7 @@ def _gather(
     while block < peaks.shape[0] and fill + BLOCK <= room.size:
         stop = min((block + 1) * BLOCK, values.size)
         for lane in range(LANES):
-            if peaks[block, lane] >= bound:
+            if peaks[block, side, lane] >= bound:
                 for i in range(block * BLOCK + lane, stop, LANES):
                     value = sign * values[i]
                     if value >= bound and TINY <= abs(value) < HUGE:
