@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from onnxq.errors import OnnxqError
     from onnxq.feeds import Cut
     from onnxq.graph.session import Runtime
-    from onnxq.pipeline import Source, calibrate, compare, quantize
+    from onnxq.pipeline import Collection, Source, calibrate, compare, quantize
     from onnxq.recipe import NodeRule, Recipe, TensorRule
 
 __all__ = [
+    "Collection",
     "Cut",
     "NodeRule",
     "OnnxqError",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Collection": "pipeline",
     "Cut": "feeds",
     "NodeRule": "recipe",
     "OnnxqError": "errors",

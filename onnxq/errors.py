@@ -81,3 +81,7 @@ class OutputError(OnnxqError):
     """The result cannot be written."""
 
     exit_code = 8
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C was pressed, and what was done so far is kept; the message says where."""

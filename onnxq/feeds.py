@@ -4,7 +4,7 @@ import difflib
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -26,12 +26,14 @@ class Batch:
         labels: The feed's ``label…`` arrays.
         samples: How many samples it holds: rows where feeds stack, else 1.
         splittable: Whether each row may be run alone.
+        number: Which batch of all the data it is, shards counted together.
     """
 
     inputs: Feed
     labels: Feed
     samples: int
     splittable: bool
+    number: int = 0
 
     def rows(self) -> Iterator[Feed]:
         """Yield its samples as feeds of their own."""
@@ -76,7 +78,7 @@ def batches(reader: Reader, inputs: Sequence[InputInfo], cut: Cut) -> Iterator[B
     count = 0
     for feed in _feeds(reader, inputs, cut):
         if count % shards == index:
-            yield _batch(feed, inputs, stackable=reader.stackable)
+            yield replace(_batch(feed, inputs, stackable=reader.stackable), number=count)
         count += 1
     if count == 0:
         fixed = _fixed_batch(inputs) if reader.stackable else None

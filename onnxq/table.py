@@ -9,11 +9,12 @@ import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
 
 import numpy as np
 
 from onnxq.errors import CalibrationError
-from onnxq.numerics.histogram import merge
+from onnxq.numerics.histogram import MIXED, merge
 from onnxq.readers import Feed
 from onnxq.types import TensorStats
 
@@ -85,42 +86,121 @@ def content_hash(feed: Feed) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Group:
+    """What was seen of one group of samples.
+
+    Attributes:
+        samples: Number of samples.
+        tensors: Tensor name to statistics.
+        channels: Tensor name to statistics a channel, where they were asked for.
+    """
+
+    samples: int = 0
+    tensors: Mapping[str, TensorStats] = field(default_factory=dict)
+    channels: Mapping[str, TensorStats] = field(default_factory=dict)
+
+    def merge(self, other: "Group") -> "Group":
+        """Combine two groups; a tensor that only one of them has is kept as it is."""
+        return Group(
+            samples=self.samples + other.samples,
+            tensors=_merged(self.tensors, other.tensors),
+            channels=_merged(self.channels, other.channels),
+        )
+
+
+def _merged(
+    one: Mapping[str, TensorStats], other: Mapping[str, TensorStats]
+) -> dict[str, TensorStats]:
+    """Merge statistics by name; those of different channels give those of none."""
+    both = {
+        name: merge(one[name], other[name]) if _alike(one[name], other[name]) else MIXED
+        for name in one.keys() & other.keys()
+    }
+    return {**one, **other, **both}
+
+
+def _alike(one: TensorStats, other: TensorStats) -> bool:
+    """Say whether two statistics have the same tiles."""
+    return one.lo.shape == other.lo.shape
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrationTable:
     """What calibration saw.
 
     Attributes:
         model_sha256: Digest of the float model it belongs to.
-        tensors: Tensor name to statistics.
-        samples: Number of samples seen.
+        groups: What was seen of disjoint groups of samples: batch n is in group n modulo their
+            number.
         batch_size: Samples a batch; a runtime's last bits can depend on it.
+        threads: Threads inside an operator, for the same reason.
         versions: Tool name to version, for the record.
         kept: A few samples, for checking the result.
     """
 
     model_sha256: str
-    tensors: Mapping[str, TensorStats]
-    samples: int
+    groups: tuple[Group, ...]
     batch_size: int
+    threads: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     kept: KeptSamples = field(default_factory=KeptSamples)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples seen."""
+        return sum(group.samples for group in self.groups)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorStats]:
+        """Tensor name to statistics over all groups."""
+        return self._all.tensors
+
+    @cached_property
+    def channels(self) -> Mapping[str, TensorStats]:
+        """Tensor name to statistics a channel over all groups."""
+        return self._all.channels
+
+    @cached_property
+    def _all(self) -> Group:
+        """All groups as one."""
+        return reduce(Group.merge, self.groups)
+
+    def only(self, numbers: Iterable[int]) -> "CalibrationTable":
+        """Return the table of some groups.
+
+        Raises:
+            CalibrationError: There is no such group, or none was named.
+        """
+        chosen = sorted(set(numbers))
+        if not chosen or not 0 <= chosen[0] <= chosen[-1] < len(self.groups):
+            raise CalibrationError(f"the table has groups 0 to {len(self.groups) - 1}: {chosen}")
+        return replace(self, groups=tuple(self.groups[number] for number in chosen))
 
     def merge(self, other: "CalibrationTable") -> "CalibrationTable":
         """Combine the tables of two parts of the data.
 
         Raises:
-            CalibrationError: They are of different models or hold different tensors.
+            CalibrationError: They are of different models, hold different tensors, or have
+                different numbers of groups.
         """
         if self.model_sha256 != other.model_sha256:
             raise CalibrationError("the tables are of different models")
-        if set(self.tensors) != set(other.tensors):
+        if set(self.tensors) != set(other.tensors) or set(self.channels) != set(other.channels):
             raise CalibrationError("the tables hold different tensors: calibrate alike")
-        if self.batch_size != other.batch_size or self.versions != other.versions:
-            log.warning("the tables were made with different batch sizes or versions of tools")
-        return CalibrationTable(
-            model_sha256=self.model_sha256,
-            tensors={name: merge(seen, other.tensors[name]) for name, seen in self.tensors.items()},
-            samples=self.samples + other.samples,
+        if len(self.groups) != len(other.groups):
+            raise CalibrationError("the tables have different numbers of groups: calibrate alike")
+        if self.made != other.made:
+            log.warning(
+                "the tables were made with different batch sizes, threads or versions of tools"
+            )
+        return replace(
+            self,
+            groups=tuple(a.merge(b) for a, b in zip(self.groups, other.groups, strict=True)),
             batch_size=max(self.batch_size, other.batch_size),
-            versions=self.versions,
             kept=self.kept.merge(other.kept),
         )
+
+    @property
+    def made(self) -> tuple[int, int, Mapping[str, str]]:
+        """What the last bits of the statistics may depend on."""
+        return self.batch_size, self.threads, self.versions

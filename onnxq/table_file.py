@@ -5,6 +5,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import numpy as np
 
 from onnxq.errors import CalibrationError
 from onnxq.files import staged
+from onnxq.numerics.ends import Ends
 from onnxq.numerics.histogram import FloatHistogram
 from onnxq.readers import Feed
-from onnxq.table import CalibrationTable, KeptSamples
+from onnxq.table import CalibrationTable, Group, KeptSamples
 from onnxq.types import Array, TensorStats
 
-FORMAT = 1
+FORMAT = 2
 DAMAGE = (  # what reading bytes that are no table can raise
     zipfile.BadZipFile,
     zlib.error,
@@ -33,16 +35,32 @@ DAMAGE = (  # what reading bytes that are no table can raise
 LARGEST_MEMBER = 1 << 30  # bytes; a member that claims more is no honest table
 
 
-def save(table: CalibrationTable, path: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What is needed to go on from a table that is not complete.
+
+    Attributes:
+        run: Digest of all that the run must have in common with the one that goes on.
+        batches: How many batches are in the table.
+    """
+
+    run: str
+    batches: int
+
+
+def save(table: CalibrationTable, path: Path, checkpoint: Checkpoint | None = None) -> None:
     """Write a table; the same table always gives the same bytes.
+
+    Args:
+        table: The table.
+        path: Where to.
+        checkpoint: What `resume` needs to know, if the table is not complete yet.
 
     Raises:
         OutputError: The file cannot be written.
     """
     arrays: dict[str, Array] = {}
-    tensors = {}
-    for number, name in enumerate(sorted(table.tensors)):
-        tensors[name], arrays[f"t{number}"] = _encode_stats(table.tensors[name])
+    groups = [_encode_group(group, f"g{n}", arrays) for n, group in enumerate(table.groups)]
     feeds = {}
     for number, (key, feed) in enumerate(sorted(table.kept.feeds.items())):
         feeds[key] = {name: f"s{number}.{i}" for i, name in enumerate(sorted(feed))}
@@ -50,16 +68,17 @@ def save(table: CalibrationTable, path: Path) -> None:
     meta = {
         "format": FORMAT,
         "model_sha256": table.model_sha256,
-        "samples": table.samples,
         "batch_size": table.batch_size,
+        "threads": table.threads,
         "versions": dict(table.versions),
-        "tensors": tensors,
+        "groups": groups,
         "kept": {
             "limit": table.kept.limit,
             "limit_bytes": table.kept.limit_bytes,
             "cut": table.kept.cut,
             "feeds": feeds,
         },
+        "checkpoint": asdict(checkpoint) if checkpoint else None,
     }
     with staged(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _add(archive, "table.json", json.dumps(meta, indent=1, sort_keys=True).encode())
@@ -75,12 +94,26 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(info, content, zipfile.ZIP_DEFLATED, compresslevel=6)
 
 
-def _encode_stats(stats: TensorStats) -> tuple[dict[str, Any], Array]:
-    """Return what goes to the JSON file, and all counts of all histograms joined."""
+def _encode_group(group: Group, prefix: str, arrays: dict[str, Array]) -> dict[str, Any]:
+    """Return what goes to the JSON file; the arrays are added to ``arrays``."""
+    plain: dict[str, Any] = {"samples": group.samples}
+    for kind, seen in (("tensors", group.tensors), ("channels", group.channels)):
+        plain[kind] = {}
+        for number, name in enumerate(sorted(seen)):
+            member = f"{prefix}.{kind[0]}{number}"
+            plain[kind][name], counts, ends = _encode_stats(seen[name])
+            arrays[member] = counts
+            arrays[f"{member}e"] = ends
+    return plain
+
+
+def _encode_stats(stats: TensorStats) -> tuple[dict[str, Any], Array, Array]:
+    """Return what goes to the JSON file, all counts of all histograms joined, and all ends."""
     histograms = [
         [h.zeros, h.negative_start, h.negative.size, h.positive_start, h.positive.size]
         for h in stats.histograms
     ]
+    ends = [[e.keep, e.above, e.below, e.largest.size] for e in stats.ends]
     meta = {
         "count": stats.count.tolist(),
         "lo": stats.lo.tolist(),
@@ -88,12 +121,18 @@ def _encode_stats(stats: TensorStats) -> tuple[dict[str, Any], Array]:
         "nan": stats.nan,
         "infinite": stats.infinite,
         "histograms": histograms,
+        "ends": ends,
     }
-    runs = [run for h in stats.histograms for run in (h.negative, h.positive)]
-    return meta, np.concatenate([np.zeros(0, np.int64), *runs])
+    counts = [run for h in stats.histograms for run in (h.negative, h.positive)]
+    values = [run for e in stats.ends for run in (e.largest, e.smallest)]
+    return (
+        meta,
+        np.concatenate([np.zeros(0, np.int64), *counts]),
+        np.concatenate([np.zeros(0, np.float32), *values]),
+    )
 
 
-def _decode_stats(meta: Mapping[str, Any], counts: Array) -> TensorStats:
+def _decode_stats(meta: Mapping[str, Any], counts: Array, values: Array) -> TensorStats:
     """Invert `_encode_stats`."""
     histograms, at = [], 0
     for zeros, low_start, low_size, high_start, high_size in meta["histograms"]:
@@ -101,6 +140,11 @@ def _decode_stats(meta: Mapping[str, Any], counts: Array) -> TensorStats:
         low, high = counts[at:middle], counts[middle:end]
         histograms.append(FloatHistogram(zeros, low_start, low, high_start, high))
         at = end
+    ends, at = [], 0
+    for keep, above, below, size in meta["ends"]:
+        largest, smallest = values[at : at + size], values[at + size : at + 2 * size]
+        ends.append(Ends(keep, above, below, largest, smallest))
+        at += 2 * size
     return TensorStats(
         count=meta["count"],
         lo=meta["lo"],
@@ -108,6 +152,7 @@ def _decode_stats(meta: Mapping[str, Any], counts: Array) -> TensorStats:
         nan=meta["nan"],
         infinite=meta["infinite"],
         histograms=tuple(histograms),
+        ends=tuple(ends),
     )
 
 
@@ -117,6 +162,33 @@ def load(path: Path) -> CalibrationTable:
     Raises:
         CalibrationError: The file is missing, damaged, or no calibration table.
     """
+    return _load(path)[0]
+
+
+def resume(path: Path, run: str) -> tuple[CalibrationTable, int]:
+    """Read a checkpoint.
+
+    Args:
+        path: Where it is.
+        run: Digest of the run that wants to go on from it.
+
+    Returns:
+        The table, and the number of batches in it.
+
+    Raises:
+        CalibrationError: The file is missing, damaged, or no checkpoint of this run.
+    """
+    table, checkpoint = _load(path)
+    if checkpoint is None or checkpoint.run != run:
+        raise CalibrationError(
+            f"{path}: is of another run: other data, model, options or versions of tools; "
+            "remove it, or calibrate without --resume"
+        )
+    return table, checkpoint.batches
+
+
+def _load(path: Path) -> tuple[CalibrationTable, Checkpoint | None]:
+    """Read a table, and what it says as a checkpoint."""
     try:
         with zipfile.ZipFile(path) as archive:
             return _decode(archive)
@@ -130,32 +202,41 @@ def load(path: Path) -> CalibrationTable:
         ) from error
 
 
-def _decode(archive: zipfile.ZipFile) -> CalibrationTable:
+def _decode(archive: zipfile.ZipFile) -> tuple[CalibrationTable, Checkpoint | None]:
     """Build the table from an open archive."""
     meta = json.loads(_read(archive, "table.json"))
     if meta["format"] != FORMAT:
         raise CalibrationError(
             f"{archive.filename}: table format {meta['format']} is not known here: calibrate again"
         )
-    tensors = {
-        name: _decode_stats(stats, _array(archive, f"t{number}"))
-        for number, (name, stats) in enumerate(sorted(meta["tensors"].items()))
-    }
+    groups = [_decode_group(archive, f"g{n}", plain) for n, plain in enumerate(meta["groups"])]
     kept = meta["kept"]
     feeds: dict[str, Feed] = {
         key: {name: _array(archive, member) for name, member in members.items()}
         for key, members in sorted(kept["feeds"].items())
     }
-    return CalibrationTable(
+    table = CalibrationTable(
         model_sha256=meta["model_sha256"],
-        tensors=tensors,
-        samples=meta["samples"],
+        groups=tuple(groups),
         batch_size=meta["batch_size"],
+        threads=meta["threads"],
         versions=meta["versions"],
         kept=KeptSamples(
             limit=kept["limit"], limit_bytes=kept["limit_bytes"], feeds=feeds, cut=kept["cut"]
         ),
     )
+    return table, Checkpoint(**meta["checkpoint"]) if meta["checkpoint"] else None
+
+
+def _decode_group(archive: zipfile.ZipFile, prefix: str, plain: Mapping[str, Any]) -> Group:
+    """Invert `_encode_group`."""
+    seen: dict[str, dict[str, TensorStats]] = {"tensors": {}, "channels": {}}
+    for kind, found in seen.items():
+        for number, (name, stats) in enumerate(sorted(plain[kind].items())):
+            member = f"{prefix}.{kind[0]}{number}"
+            arrays = _array(archive, member), _array(archive, f"{member}e")
+            found[name] = _decode_stats(stats, *arrays)
+    return Group(samples=plain["samples"], **seen)
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:

@@ -27,10 +27,40 @@ def calibrate(
     import_path: options.ImportPath = None,
     target: options.TargetName = None,
     recipe: options.RecipeFile = None,
+    activation_granularity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tensor|channel[:AXIS]", help="Also collect statistics of every channel."
+        ),
+    ] = None,
+    groups: Annotated[
+        int,
+        typer.Option(min=1, help="Keep the statistics of so many groups of samples apart."),
+    ] = 1,
+    keep_extremes: Annotated[
+        int,
+        typer.Option(min=0, help="Values to keep at each end of a tensor, for outlier-var."),
+    ] = 4096,
     keep_samples: Annotated[
         int,
         typer.Option(min=0, help="Input samples to keep in the table for checking results."),
-    ] = 8,
+    ] = 16,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the checkpoint of an interrupted run."),
+    ] = False,
+    checkpoint_every: Annotated[
+        float,
+        typer.Option(min=0.1, metavar="SECONDS", help="How often to leave a checkpoint."),
+    ] = 20.0,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Batches to run at once; 0: two, if there are cores for it.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = 0,
     provider: options.Provider = "cpu",
     threads: options.Threads = 0,
     custom_ops: options.CustomOps = None,
@@ -42,23 +72,35 @@ def calibrate(
     [bold]onnxq calibrate model.onnx --data calib/ -o model.calib[/bold]
     """
     from onnxq import pipeline, table_file  # noqa: PLC0415
-    from onnxq.cli.common import asked, runtime_of, source_of  # noqa: PLC0415
+    from onnxq.cli.common import asked, channels_of, runtime_of, source_of  # noqa: PLC0415
     from onnxq.cli.console import Screen  # noqa: PLC0415
     from onnxq.files import check_target  # noqa: PLC0415
 
     screen = Screen(quiet=quiet, verbose=verbose)
     source = source_of(data, reader, data_option, import_path, (batch_size, samples, shard))
     check_target(output, [model, Path(data)])
+    checkpoint = output.with_name(f"{output.name}.checkpoint")
+    collection = pipeline.Collection(
+        keep_samples=keep_samples,
+        keep_extremes=keep_extremes,
+        groups=groups,
+        channels=channels_of(activation_granularity),
+        workers=workers,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+    )
     with screen.progress("calibrate") as report:
         table = pipeline.calibrate(
             model,
             source,
             recipe=asked(recipe, target) if recipe or target else None,
-            keep_samples=keep_samples,
+            collection=collection,
             runtime=runtime_of(provider, threads, custom_ops),
             report=report,
         )
     table_file.save(table, output)
+    checkpoint.unlink(missing_ok=True)
     kept = len(table.kept.feeds)
     screen.print(f"{output}: {len(table.tensors)} tensors, {table.samples} samples")
     if kept:

@@ -1,7 +1,9 @@
 """From flags to the values the library takes."""
 
+import re
 import sys
 from pathlib import Path
+from typing import Literal
 
 from onnxq.cli.options import key_values
 from onnxq.errors import UsageError
@@ -42,6 +44,22 @@ def _shard(text: str | None) -> tuple[int, int]:
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise UsageError(f"--shard {text!r}: write I/N with 0 ≤ I < N, e.g. 0/4")
     return int(index), int(count)
+
+
+def channels_of(granularity: str | None) -> int | Literal["auto"] | None:
+    """Read ``tensor``, ``channel`` or ``channel:AXIS``.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    if granularity in (None, "tensor"):
+        return None
+    kind, colon, axis = str(granularity).partition(":")
+    if kind != "channel" or (colon and not re.fullmatch(r"-?\d+", axis)):
+        raise UsageError(
+            f"--activation-granularity {granularity!r}: write tensor, channel or channel:AXIS"
+        )
+    return int(axis) if colon else "auto"
 
 
 def runtime_of(provider: str, threads: int, custom_ops: Path | None) -> Runtime:

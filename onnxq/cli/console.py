@@ -14,6 +14,7 @@ import typer
 from onnxq.errors import OnnxqError
 
 INTERRUPTED = 130
+NOTHING = "interrupted: nothing was written"
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -26,8 +27,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except OnnxqError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            print("interrupted: nothing was written", file=sys.stderr)
+        except KeyboardInterrupt as error:
+            print(f"interrupted: {error}" if str(error) else NOTHING, file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
 
     return run

@@ -114,3 +114,18 @@ def gate_bound(tensor: gs.Tensor) -> float:
     products = all(node.op == "Mul" and any(t is gate for t in node.inputs) for node in others)
     alpha, beta = gates[0].attrs.get("alpha", 0.2), gates[0].attrs.get("beta", 0.5)
     return -float(beta / alpha) if products and alpha > 0 else -float("inf")
+
+
+SPATIAL = {"Conv", "ConvTranspose", "BatchNormalization", "MaxPool", "AveragePool"}
+
+
+def channel_axis(tensor: gs.Tensor, rank: int | None) -> int:
+    """Return the axis of an activation along which its channels lie.
+
+    It is axis 1 of what a Conv or its like reads or writes and of maps of rank 4 and more, and
+    the last axis of what a MatMul or Gemm reads or writes and of all else.
+    """
+    neighbours = {node.op for node in (*tensor.outputs, *tensor.inputs)}
+    if neighbours & SPATIAL or (rank and rank > 3 and not neighbours & {"MatMul", "Gemm"}):
+        return 1
+    return -1

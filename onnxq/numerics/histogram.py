@@ -99,8 +99,15 @@ def _add(a_start: int, a: Array, b_start: int, b: Array) -> tuple[int, Array]:
     return start, total
 
 
+MIXED = TensorStats(  # of a tensor that has no fixed channels
+    count=np.zeros(0), lo=np.zeros(0), hi=np.zeros(0)
+)
+
+
 def merge(a: TensorStats, b: TensorStats) -> TensorStats:
     """Combine what two parts of the data showed; commutative and associative, exactly.
+
+    Ends that only one of the two has are dropped.
 
     Raises:
         ValueError: The two have different tiles.
@@ -114,5 +121,7 @@ def merge(a: TensorStats, b: TensorStats) -> TensorStats:
         nan=a.nan + b.nan,
         infinite=a.infinite + b.infinite,
         histograms=tuple(x.merge(y) for x, y in zip(a.histograms, b.histograms, strict=True)),
-        ends=tuple(x.merge(y) for x, y in zip(a.ends, b.ends, strict=True)),
+        ends=tuple(x.merge(y) for x, y in zip(a.ends, b.ends, strict=True))
+        if a.ends and b.ends
+        else (),
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxq import Cut, Recipe, Source, calibrate, compare, quantize
+from onnxq import Collection, Cut, Recipe, Source, calibrate, compare, quantize
 
 SAMPLE = Path(__file__).parents[2] / "sample_models" / "fashion_segment"
 
@@ -42,5 +42,5 @@ def test_it_brings_the_model_nearer_on_other_data(tmp_path: Path) -> None:
 
 def test_without_samples_nothing_is_corrected(tmp_path: Path) -> None:
     source = Source(data=str(SAMPLE / "calib.npz"), cut=Cut(samples=16, batch_size=8))
-    table = calibrate(SAMPLE / "model.onnx", source, keep_samples=0)
+    table = calibrate(SAMPLE / "model.onnx", source, collection=Collection(keep_samples=0))
     assert quantize(SAMPLE / "model.onnx", table, Recipe(), tmp_path / "q.onnx").corrected == 0

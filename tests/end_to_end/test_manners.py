@@ -192,7 +192,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT is sent another way there")
-def test_ctrl_c_leaves_nothing_behind_and_exits_130(folder: Path) -> None:
+def test_ctrl_c_leaves_a_checkpoint_and_exits_130(folder: Path) -> None:
     (folder / "slow.py").write_text(SLOW_READER)
     before = digests(folder)
     command = [
@@ -217,7 +217,9 @@ def test_ctrl_c_leaves_nothing_behind_and_exits_130(folder: Path) -> None:
             running.kill()
     assert running.returncode == 130, stderr
     assert "Traceback" not in stderr
+    assert "--resume" in stderr
     (folder / "started").unlink()
+    (folder / "out.calib.checkpoint").unlink()
     assert digests(folder) == before
 
 

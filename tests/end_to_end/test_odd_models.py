@@ -593,7 +593,7 @@ def test_a_pickle_in_a_table_is_not_loaded(tmp_path: Path) -> None:
     with zipfile.ZipFile(good) as old, zipfile.ZipFile(bad, "w") as new:
         for name in old.namelist():
             harm = (tmp_path / "p.npy").read_bytes()
-            new.writestr(name, harm if name == "t0.npy" else old.read(name))
+            new.writestr(name, harm if name == "g0.t0.npy" else old.read(name))
     with pytest.raises(CalibrationError, match="not a calibration table"):
         table_file.load(bad)
 

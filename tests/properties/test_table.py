@@ -12,7 +12,7 @@ from onnxq import table_file
 from onnxq.numerics.histogram import merge as merge_stats
 from onnxq.numerics.observe import observe
 from onnxq.readers import Feed
-from onnxq.table import CalibrationTable, KeptSamples, content_hash
+from onnxq.table import CalibrationTable, Group, KeptSamples, content_hash
 from onnxq.types import Array, TensorStats
 from tests import strategies
 from tests.properties.test_histogram import held
@@ -108,6 +108,8 @@ STATS = st.builds(observe, strategies.rows()) | st.builds(
     lambda tiled: observe(*tiled), strategies.tiled(strategies.ANYTHING)
 )
 
+CHANNELS = st.builds(lambda tiled: observe(*tiled, histogram=False, keep=3), strategies.tiled())
+
 
 @st.composite
 def tables(draw: st.DrawFn) -> CalibrationTable:
@@ -115,8 +117,15 @@ def tables(draw: st.DrawFn) -> CalibrationTable:
     names = draw(st.lists(st.text(max_size=5), max_size=4, unique=True))
     return CalibrationTable(
         model_sha256=draw(st.text("0123456789abcdef", min_size=4, max_size=4)),
-        tensors={name: draw(STATS) for name in names},
-        samples=draw(st.integers(0, 10**12)),
+        groups=tuple(
+            Group(
+                samples=draw(st.integers(0, 10**12)),
+                tensors={name: draw(STATS) for name in names},
+                channels={name: draw(CHANNELS) for name in names[:1]},
+            )
+            for _ in range(draw(st.integers(1, 3)))
+        ),
+        threads=draw(st.integers(0, 9)),
         batch_size=draw(st.integers(1, 64)),
         versions=draw(st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2)),
         kept=draw(LIMITS).add(draw(FEEDS)),
@@ -137,9 +146,15 @@ def test_a_table_survives_the_disk(table: CalibrationTable) -> None:
 
 def content(table: CalibrationTable) -> tuple[object, ...]:
     """Return all a table holds but its samples, as values that compare."""
-    numbers = (table.model_sha256, table.samples, table.batch_size, dict(table.versions))
+    numbers = (table.model_sha256, table.batch_size, table.threads, dict(table.versions))
     limits = (table.kept.limit, table.kept.limit_bytes, table.kept.cut)
-    return (numbers, limits, {name: held(stats) for name, stats in table.tensors.items()})
+    return (numbers, limits, [group_content(group) for group in table.groups])
+
+
+def group_content(group: Group) -> tuple[object, ...]:
+    """Return all a group holds, as values that compare."""
+    kinds = (group.tensors, group.channels)
+    return (group.samples, [{name: held(stats) for name, stats in kind.items()} for kind in kinds])
 
 
 @given(strategies.rows(), st.data())
@@ -155,8 +170,12 @@ def table_of(values: Array) -> CalibrationTable:
     nothing: TensorStats = observe(np.zeros(0, np.float32))
     return CalibrationTable(
         model_sha256="f",
-        tensors={"t": reduce(merge_stats, map(observe, values), nothing)},
-        samples=values.size,
+        groups=(
+            Group(
+                samples=values.size,
+                tensors={"t": reduce(merge_stats, map(observe, values), nothing)},
+            ),
+        ),
         batch_size=1,
         kept=KeptSamples(limit=3).add({"x": value[None]} for value in values),
     )

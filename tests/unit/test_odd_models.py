@@ -14,8 +14,8 @@ from onnxq.graph.opset import raise_opset
 from onnxq.graph.session import Recorded, Runtime, Session
 from onnxq.numerics.observe import observe
 from onnxq.passes.inline_functions import inline_functions
-from onnxq.pipeline import _raised
 from onnxq.plan import resolve
+from onnxq.planning import _raised
 from onnxq.recipe import Recipe
 from tests.graphs import assert_same_function, build, copy, eager, feed_for, initializers, run
 

@@ -15,7 +15,7 @@ import pytest
 from onnxq import table_file
 from onnxq.errors import CalibrationError, OutputError
 from onnxq.numerics.observe import observe
-from onnxq.table import CalibrationTable, KeptSamples, content_hash
+from onnxq.table import CalibrationTable, Group, KeptSamples, content_hash
 
 DATA = np.linspace(-1, 1, 50, dtype=np.float32)
 
@@ -24,8 +24,12 @@ def example() -> CalibrationTable:
     feeds = [{"x": np.full((1, 2), i, np.float32), "ids": np.arange(3)} for i in range(3)]
     return CalibrationTable(
         model_sha256="f00",
-        tensors={"a": observe(DATA), "b": observe(DATA.reshape(5, 10), (2, 0))},
-        samples=3,
+        groups=(
+            Group(
+                samples=3,
+                tensors={"a": observe(DATA, keep=4), "b": observe(DATA.reshape(5, 10), (2, 0))},
+            ),
+        ),
         batch_size=1,
         versions={"onnxq": "1"},
         kept=KeptSamples(limit=2).add(feeds),
@@ -112,7 +116,9 @@ def test_flipped_bytes_never_end_in_a_traceback(saved: Path) -> None:
     assert not any("\n" in text for text in messages)
 
 
-@pytest.mark.parametrize("missing", ["table.json", "t0.npy", "t1.npy", "s0.0.npy"])
+@pytest.mark.parametrize(
+    "missing", ["table.json", "g0.t0.npy", "g0.t1.npy", "g0.t0e.npy", "s0.0.npy"]
+)
 def test_missing_member(saved: Path, missing: str) -> None:
     content = members(saved)
     del content[missing]
@@ -128,7 +134,7 @@ def test_a_pickle_is_not_opened(saved: Path, tmp_path: Path) -> None:
     stream = io.BytesIO()
     np.lib.format.write_array(stream, np.array([Bomb()], dtype=object), allow_pickle=True)
     for content in (stream.getvalue(), pickle.dumps(Bomb())):
-        rewrite(saved, {**members(saved), "t0.npy": content})
+        rewrite(saved, {**members(saved), "g0.t0.npy": content})
         assert "damaged" in message(saved)
     assert not (tmp_path / "exploded").exists()
 
@@ -137,7 +143,7 @@ def test_a_huge_claim_is_not_allocated(saved: Path) -> None:
     stream = io.BytesIO()
     header = {"descr": "<i8", "fortran_order": False, "shape": (1 << 60,)}
     np.lib.format.write_array_header_1_0(stream, header)
-    rewrite(saved, {**members(saved), "t0.npy": stream.getvalue()})
+    rewrite(saved, {**members(saved), "g0.t0.npy": stream.getvalue()})
     assert "damaged" in message(saved)
 
 
@@ -155,13 +161,13 @@ Edit = Callable[[dict[str, Any]], Any]
 @pytest.mark.parametrize(
     "edit",
     [
-        lambda meta: meta.pop("samples"),
-        lambda meta: meta.update(tensors=[]),
+        lambda meta: meta.pop("batch_size"),
+        lambda meta: meta["groups"][0].update(tensors=[]),
         lambda meta: meta.update(kept=None),
-        lambda meta: meta["tensors"]["a"].update(lo=[0, 0]),
-        lambda meta: meta["tensors"]["a"].update(lo="low"),
-        lambda meta: meta["tensors"]["a"].update(histograms=[[1, 2]]),
-        lambda meta: meta["tensors"]["a"].update(histograms=7),
+        lambda meta: meta["groups"][0]["tensors"]["a"].update(lo=[0, 0]),
+        lambda meta: meta["groups"][0]["tensors"]["a"].update(lo="low"),
+        lambda meta: meta["groups"][0]["tensors"]["a"].update(histograms=[[1, 2]]),
+        lambda meta: meta["groups"][0]["tensors"]["a"].update(histograms=7),
         lambda meta: meta["kept"].update(feeds={"k": {"x": "../../etc/passwd"}}),
     ],
 )
@@ -181,9 +187,9 @@ def test_wrong_json(saved: Path, text: bytes) -> None:
 
 def test_another_format(saved: Path) -> None:
     content = members(saved)
-    meta = {**json.loads(content["table.json"]), "format": 2}
+    meta = {**json.loads(content["table.json"]), "format": 1}
     rewrite(saved, {**content, "table.json": json.dumps(meta).encode()})
-    assert message(saved).endswith("table format 2 is not known here: calibrate again")
+    assert message(saved).endswith("table format 1 is not known here: calibrate again")
 
 
 def test_nowhere_to_write(tmp_path: Path) -> None:
@@ -198,7 +204,31 @@ def test_tables_of_other_models_do_not_merge() -> None:
 
 def test_tables_of_other_tensors_do_not_merge() -> None:
     with pytest.raises(CalibrationError, match="different tensors"):
-        example().merge(replace(example(), tensors={"a": observe(DATA)}))
+        example().merge(replace(example(), groups=(Group(tensors={"a": observe(DATA)}),)))
+
+
+def test_tables_of_other_groups_do_not_merge() -> None:
+    with pytest.raises(CalibrationError, match="different numbers of groups"):
+        example().merge(replace(example(), groups=example().groups * 2))
+
+
+def test_any_groups_make_a_table() -> None:
+    table = replace(example(), groups=example().groups * 3)
+    assert table.only([0, 2]).samples == 6
+    assert int(table.only([1]).tensors["a"].count) == DATA.size
+    with pytest.raises(CalibrationError, match="groups 0 to 2"):
+        table.only([3])
+
+
+def test_a_checkpoint_is_of_one_run(tmp_path: Path) -> None:
+    path = tmp_path / "t.calib.checkpoint"
+    table_file.save(example(), path, table_file.Checkpoint(run="r", batches=7))
+    assert table_file.resume(path, "r")[1] == 7
+    with pytest.raises(CalibrationError, match="another run"):
+        table_file.resume(path, "other")
+    table_file.save(example(), path)
+    with pytest.raises(CalibrationError, match="another run"):
+        table_file.resume(path, "r")
 
 
 def test_merging_unlike_tables_warns(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,50 @@
+"""From what was seen to the parameters that are used: range algorithms at work on a plan."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from onnxq.graph import io
+from onnxq.graph.io import Model
+from onnxq.numerics.affine import params_of
+from onnxq.numerics.ends import ends
+from onnxq.numerics.extremes import extremes
+from onnxq.plan import Plan, WeightPlan
+from onnxq.types import QuantParams, TensorStats
+
+
+def activation_params(plan: Plan, seen: Mapping[str, TensorStats]) -> dict[str, QuantParams]:
+    """Choose range and parameters of every activation; sharers get the same."""
+    chosen: dict[str, QuantParams] = {}
+    for name, activation in plan.activations.items():
+        if activation.shares != name:
+            chosen[name] = chosen[activation.shares]
+            continue
+        spec, stats = activation.spec, seen[name]
+        chosen[name] = params_of(spec.range(stats, spec).within(*spec.bounds), spec)
+    return chosen
+
+
+def weight_params(plan: Plan, model: Model) -> dict[tuple[str, int], QuantParams]:
+    """Choose range and parameters of every weight, directly from its values."""
+    constants = model.graph.tensors()
+    chosen = {}
+    for key, node in plan.nodes.items():
+        for weight in node.weights:
+            stats = _weight_stats(weight, constants[weight.name])
+            chosen[key, weight.index] = params_of(
+                weight.spec.range(stats, weight.spec), weight.spec
+            )
+    return chosen
+
+
+def _weight_stats(weight: WeightPlan, tensor: Any) -> TensorStats:
+    """Look at a weight as closely as its range algorithm needs."""
+    values, algorithm = io.array_of(tensor), weight.spec.range
+    if algorithm.needs_histogram:
+        from onnxq.numerics.observe import observe  # noqa: PLC0415  the compiler is slow to load
+
+        stats = observe(values, weight.spec.tile)
+    else:
+        stats = extremes(values, weight.spec.tile)
+    return replace(stats, ends=ends(values, weight.spec.tile)) if algorithm.needs_ends else stats

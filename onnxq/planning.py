@@ -1,0 +1,72 @@
+"""Load, prepare and plan a model at the operator set its plan needs."""
+
+import logging
+from pathlib import Path
+
+from onnxq import calibration
+from onnxq.emit.qdq import required_opset
+from onnxq.errors import UnsupportedError
+from onnxq.graph import io
+from onnxq.graph.io import Model
+from onnxq.graph.opset import raise_opset
+from onnxq.passes import PassReport
+from onnxq.passes.prepare import prepare
+from onnxq.plan import Plan, resolve
+from onnxq.recipe import Recipe
+from onnxq.table import CalibrationTable
+from onnxq.targets import Target, target
+
+log = logging.getLogger(__name__)
+
+
+def target_of(recipe: Recipe | None) -> Target:
+    """Return the target of a recipe, cpu by default."""
+    return target((recipe.target if recipe else None) or "cpu")
+
+
+def plan_model(
+    model: Path, recipe: Recipe, table: CalibrationTable, max_opset: int | None
+) -> tuple[Model, Plan, list[PassReport], int]:
+    """Load, prepare and plan, at the operator set the plan needs; return that of the file too."""
+    prepared = io.load(model)
+    before = prepared.opset
+    fixed = io.overridable(prepared)
+    if fixed:
+        log.warning(
+            "weights that are inputs too: %r, %d in all: they are taken for constants, and can no "
+            "longer be given at run time where they were quantized or folded",
+            fixed[0],
+            len(fixed),
+        )
+    passes = prepare(prepared)
+    plan = resolve(prepared, target_of(recipe), recipe)
+    needed, feature = required_opset(plan)
+    if max_opset is not None and max(needed, before) > max_opset:
+        what = f"{feature} need opset {needed}" if needed > before else f"the model is at {before}"
+        raise UnsupportedError(f"{model}: {what}, above the {max_opset} allowed")
+    unfit: dict[str, str] = {}
+    if before < needed:
+        known = set(prepared.graph.tensors())
+        prepared = _raised(prepared, needed, feature)
+        plan = resolve(prepared, target_of(recipe), recipe)
+        unfit = {
+            name: "was not there to be observed: raising the operator set made it"
+            for name, activation in plan.activations.items()
+            if not known & set(activation.sources)
+        }
+        if unfit:
+            plan = resolve(prepared, target_of(recipe), recipe, unfit)
+    while new := calibration.unfit(calibration.statistics(table, prepared, plan)):
+        unfit |= new
+        plan = resolve(prepared, target_of(recipe), recipe, unfit)
+    return prepared, plan, passes, before
+
+
+def _raised(model: Model, needed: int, feature: str) -> Model:
+    """Raise the operator set; a failure names the flag that does without."""
+    try:
+        return raise_opset(model, needed)
+    except UnsupportedError as error:
+        if not feature.startswith("per-channel"):
+            raise
+        raise UnsupportedError(f"{error}, or use --per-tensor") from error
