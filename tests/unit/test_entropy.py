@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,6 +70,13 @@ def test_zeros_say_nothing() -> None:
     with_zeros = np.concatenate([values, np.zeros(10**6)])
     for spec in (INT8, UINT8):
         assert chosen(values, spec) == chosen(with_zeros, spec)
+
+
+def test_without_ends_the_limit_is_near() -> None:
+    stats = statistics(np.random.default_rng(0).laplace(size=200_000), keep=4096)
+    exact = Entropy()(stats, INT8)
+    spread = Entropy()(replace(stats, ends=()), INT8)
+    assert float(spread.hi) == pytest.approx(float(exact.hi), rel=0.15)
 
 
 def test_more_codes_than_bins_is_minmax() -> None:
