@@ -13,15 +13,19 @@ Plain functions that raise AssertionError; run them from any test runner::
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxq.numerics.affine import params_of
-from onnxq.numerics.histogram import FloatHistogram, merge
+from onnxq.numerics.ends import ends
+from onnxq.numerics.histogram import HUGE, FloatHistogram, merge
 from onnxq.numerics.observe import observe
+from onnxq.numerics.tiles import iterate
 from onnxq.ranges.minmax import MinMax
 from onnxq.types import Array, IntType, QuantSpec, RangeAlgorithm, TensorStats, Tile
+
+KEEP = 1024  # values at each end; fewer than the largest of the tensors has
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,26 @@ def range_cases() -> list[RangeCase]:
     cases = []
     for what, array in _data().items():
         for tile in _tiles(array):
-            stats = observe(array, tile)
+            stats = statistics(array, tile)
             for dtype, symmetric in _TYPES:
                 spec = QuantSpec(dtype=dtype, symmetric=symmetric, tile=tile, range=MinMax())
                 kind = "symmetric" if symmetric else "affine"
                 reach = "×".join(map(str, tile)) or "tensor"
                 cases.append(RangeCase(f"{what}, {reach}, {dtype.name} {kind}", stats, spec))
     return cases
+
+
+def statistics(array: Array, tile: Tile = (), keep: int = KEEP) -> TensorStats:
+    """Return all that statistics can hold of an array.
+
+    Args:
+        array: float values of any shape.
+        tile: Reach of one entry.
+        keep: How many values at each end.
+    """
+    ordinary = [part[np.abs(part) < HUGE] for part in iterate(array, tile)]
+    held = tuple(ends(part, (), keep)[0] for part in ordinary)
+    return replace(observe(array, tile), ends=held)
 
 
 def check_range_fits_tiles(algorithm: RangeAlgorithm, case: RangeCase) -> None:
@@ -102,6 +119,7 @@ def check_range_ignores_empty_parts(algorithm: RangeAlgorithm, case: RangeCase) 
         lo=np.full_like(case.stats.lo, np.inf),
         hi=np.full_like(case.stats.hi, -np.inf),
         histograms=tuple(_NOTHING for _ in case.stats.histograms),
+        ends=tuple(ends(np.zeros(0, np.float32), (), held.keep)[0] for held in case.stats.ends),
     )
     first = algorithm(case.stats, case.spec)
     second = algorithm(merge(nothing, case.stats), case.spec)
@@ -170,4 +188,6 @@ def _flat(stats: TensorStats) -> list[object]:
     for h in stats.histograms:
         held += [h.zeros, h.negative_start, h.negative.tobytes()]
         held += [h.positive_start, h.positive.tobytes()]
+    for e in stats.ends:
+        held += [e.keep, e.above, e.below, e.largest.tobytes(), e.smallest.tobytes()]
     return held

@@ -81,8 +81,52 @@ def squared_error(values: Array, lo: float, hi: float, dtype: IntType, *, symmet
     else:
         scale = (hi - lo) / (dtype.qmax - dtype.qmin)
         zero_point = round(dtype.qmin - lo / scale)
-    total = 0.0
-    for value in values.tolist():
-        code = min(max(round(value / scale) + zero_point, dtype.qmin), dtype.qmax)
-        total += ((code - zero_point) * scale - value) ** 2
-    return total
+    codes = np.clip(np.rint(values / scale) + zero_point, dtype.qmin, dtype.qmax)
+    return float((((codes - zero_point) * scale - values) ** 2).sum())
+
+
+def least_squared_error(values: Array, dtype: IntType, *, symmetric: bool) -> float:
+    """Return the least error of a search over raw values: both ends by one factor, then each."""
+    lo, hi = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    factors = np.linspace(1, 0.1, 100).tolist()
+
+    def best(tried: list[tuple[float, float]]) -> tuple[float, tuple[float, float]]:
+        return min(
+            (squared_error(values, low, high, dtype, symmetric=symmetric), (low, high))
+            for low, high in tried
+        )
+
+    error, (lo, hi) = best([(f * lo, f * hi) for f in factors])
+    if not symmetric and lo < 0 < hi:
+        error, (lo, hi) = best([(f * lo, hi) for f in factors])
+        error, (lo, hi) = best([(lo, f * hi) for f in factors])
+    return error
+
+
+def largest(values: Array, count: int) -> list[float]:
+    """Return the largest values, descending."""
+    return sorted(values.tolist(), reverse=True)[:count]
+
+
+def divergences(values: Array, codes: int) -> dict[int, float]:
+    """Return KL(P‖Q) by the number of 2048 bins of |x| kept, from raw values, zeros left out."""
+    magnitudes = np.abs(values[values != 0].astype(np.float64))
+    counts = np.histogram(magnitudes, 2048, (0, magnitudes.max()))[0].astype(np.float64)
+    found = {}
+    for kept in range(2048, codes - 1, -1):
+        p, q = counts[:kept].copy(), np.zeros(kept)
+        p[-1] += counts[kept:].sum()
+        code = np.arange(kept) * codes // kept
+        there = counts[:kept] > 0
+        mass, occupied = np.bincount(code, counts[:kept]), np.bincount(code, there)
+        q[there] = (mass / np.maximum(occupied, 1))[code][there]
+        found[kept] = divergence(p, q)
+    return found
+
+
+def divergence(p: Array, q: Array) -> float:
+    """Return ``Σ P log(P/Q)`` of two histograms."""
+    if ((p > 0) & (q == 0)).any():
+        return math.inf
+    p, q = p[p > 0] / p.sum(), q[p > 0] / q.sum()
+    return float((p * np.log(p / q)).sum())

@@ -53,6 +53,9 @@ def rows(elements: Floats = ANYTHING) -> st.SearchStrategy[Array]:
     return hnp.arrays(np.float32, st.integers(0, 40), elements=elements)
 
 
+KINDS = ("normal", "relu", "laplace", "heavy", "shifted", "negative", "bimodal", "outliers")
+
+
 @dataclass(frozen=True)
 class Drawn:
     """Many values from a seed; shrinks to a small seed and says what it is."""
@@ -71,6 +74,10 @@ class Drawn:
             "heavy": lambda: rng.standard_t(3, size=self.size),
             "shifted": lambda: rng.normal(3, 1, size=self.size),
             "negative": lambda: -rng.exponential(size=self.size),
+            "bimodal": lambda: rng.normal(size=self.size) / 2 + 4 * rng.integers(2, size=self.size),
+            "outliers": lambda: (
+                rng.normal(size=self.size) * np.where(np.arange(self.size) % 997 == 5, 30, 1)
+            ),
         }[self.kind]()
         return (made * 2.0**self.exponent).astype(np.float32)
 
@@ -79,7 +86,7 @@ def drawn(least: int = 1, most: int = 3000) -> st.SearchStrategy[Drawn]:
     """Samples of the distributions that tensors have."""
     return st.builds(
         Drawn,
-        kind=st.sampled_from(["normal", "relu", "laplace", "heavy", "shifted", "negative"]),
+        kind=st.sampled_from(KINDS),
         seed=st.integers(0, 10**6),
         size=st.integers(least, most),
         exponent=st.integers(-20, 20),

@@ -2,15 +2,20 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from onnxq.cli.options import key_values
+from onnxq.cli.recipe_flags import RecipeFlags
 from onnxq.errors import UsageError
 from onnxq.feeds import Cut
 from onnxq.graph.session import Runtime
 from onnxq.pipeline import Source
+from onnxq.ranges.outlier_var import OutlierVar
 from onnxq.recipe import NodeRule, Recipe, TensorRule, load
+
+OUTLIER_VAR = OutlierVar.name
 
 
 def source_of(
@@ -88,42 +93,60 @@ def asked(
     return flags.over(load(recipe)) if recipe else flags
 
 
-def reduced(dtype: str | None, reduce_range: bool) -> str | None:
-    """Return the element type of weights that both flags ask for.
+def recipe_of(flags: RecipeFlags) -> Recipe:
+    """Return what flags and recipe file ask for together.
 
     Raises:
-        UsageError: They contradict each other.
+        UsageError: Flags contradict each other, or mean nothing without others.
+        RecipeError: The file is no recipe.
     """
-    if reduce_range and dtype is not None:
-        raise UsageError("--reduce-range means --weights int7: give only one of them")
-    return "int7" if reduce_range else dtype
-
-
-def weights_rule(
-    dtype: str | None, algorithm: str | None, *, per_channel: bool | None
-) -> TensorRule:
-    """Build what the flags ask of weights."""
-    granularity = {None: None, True: "channel", False: "tensor"}[per_channel]
-    return TensorRule(dtype=dtype, granularity=granularity, range=algorithm)
-
-
-def activations_rule(
-    dtype: str | None,
-    algorithm: str | None,
-    range_options: list[str] | None,
-    *,
-    symmetric: bool | None,
-) -> TensorRule:
-    """Build what the flags ask of activations."""
-    return TensorRule(
-        dtype=dtype,
-        symmetric=symmetric,
-        range=algorithm,
-        range_options=key_values(range_options, "--range-option") or None,
+    if flags.outlier_var and (flags.range_name or flags.weight_range):
+        raise UsageError("--outlier-var sets --range and --weight-range: give only one of them")
+    both = OUTLIER_VAR if flags.outlier_var else None
+    weights = TensorRule(
+        dtype=_reduced(flags),
+        granularity={None: None, True: "channel", False: "tensor"}[flags.per_channel],
+        range=both or flags.weight_range,
+        range_options=key_values(flags.weight_range_option, "--weight-range-option") or None,
     )
+    activations = TensorRule(
+        dtype=flags.activations,
+        symmetric=flags.symmetric,
+        range=both or flags.range_name,
+        range_options=key_values(flags.range_option, "--range-option") or None,
+    )
+    recipe = asked(flags.recipe, flags.target, weights, activations, _exclusions(flags))
+    return _tuned(Recipe(correct_bias=flags.correct_bias).over(recipe), flags)
 
 
-def exclusions(names: list[str] | None, ops: list[str] | None) -> tuple[NodeRule, ...]:
+def _reduced(flags: RecipeFlags) -> str | None:
+    """Return the element type of weights."""
+    if flags.reduce_range and flags.weights is not None:
+        raise UsageError("--reduce-range means --weights int7: give only one of them")
+    return "int7" if flags.reduce_range else flags.weights
+
+
+def _exclusions(flags: RecipeFlags) -> tuple[NodeRule, ...]:
     """Build rules that keep nodes float."""
-    by_name = tuple(NodeRule(name=name, quantize=False) for name in names or [])
-    return by_name + tuple(NodeRule(op=op, quantize=False) for op in ops or [])
+    by_name = tuple(NodeRule(name=name, quantize=False) for name in flags.exclude or [])
+    return by_name + tuple(NodeRule(op=op, quantize=False) for op in flags.exclude_op or [])
+
+
+def _tuned(recipe: Recipe, flags: RecipeFlags) -> Recipe:
+    """Lay the options of outlier-var over a recipe's own; its rules for single nodes keep theirs.
+
+    Raises:
+        UsageError: There are such options, and nothing that uses outlier-var.
+    """
+    names = ("alpha", "beta", "k1", "k2", "variance", "extremes")
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    if not given:
+        return recipe
+    tuned: dict[str, Any] = {
+        kind: replace(rule, range_options={**(rule.range_options or {}), **given})
+        for kind, rule in (("activations", recipe.activations), ("weights", recipe.weights))
+        if rule.range == OUTLIER_VAR
+    }
+    if not tuned:
+        raise UsageError(f"--{next(iter(given))} is an option of {OUTLIER_VAR}: add --outlier-var")
+    return replace(recipe, **tuned)

@@ -6,26 +6,18 @@ from typing import Annotated, Any
 import typer
 
 from onnxq.cli import options
+from onnxq.cli.recipe_flags import RecipeFlags, spelled
 
 
+@spelled
 def inspect(
     model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The model.")],
     plan: Annotated[
         bool,
         typer.Option("--plan", help="What becomes of every node and tensor, with reasons."),
     ] = False,
-    target: options.TargetName = None,
-    per_channel: options.PerChannel = None,
-    range_name: options.RangeName = None,
-    range_option: options.RangeOption = None,
-    weight_range: options.WeightRange = None,
-    weights: options.Weights = None,
-    reduce_range: options.ReduceRange = False,
-    activations: options.Activations = None,
-    symmetric: options.Symmetric = None,
-    exclude: options.Exclude = None,
-    exclude_op: options.ExcludeOp = None,
-    recipe: options.RecipeFile = None,
+    *,
+    asked: RecipeFlags,
     json: options.Json = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -34,28 +26,16 @@ def inspect(
 
     [bold]onnxq inspect model.onnx --plan --exclude '^/head/'[/bold]
     """
-    from onnxq.cli.common import (  # noqa: PLC0415
-        activations_rule,
-        asked,
-        exclusions,
-        reduced,
-        weights_rule,
-    )
+    from onnxq.cli.common import recipe_of  # noqa: PLC0415
     from onnxq.cli.console import Screen  # noqa: PLC0415
     from onnxq.errors import UsageError  # noqa: PLC0415
     from onnxq.recipe import Recipe  # noqa: PLC0415
 
     screen = Screen(quiet=quiet, verbose=verbose, to=json)
-    resolved = asked(
-        recipe,
-        target,
-        weights_rule(reduced(weights, reduce_range), weight_range, per_channel=per_channel),
-        activations_rule(activations, range_name, range_option, symmetric=symmetric),
-        exclusions(exclude, exclude_op),
-    )
+    recipe = recipe_of(asked)
     if plan:
-        _show_plan(screen, model, resolved)
-    elif resolved == Recipe():
+        _show_plan(screen, model, recipe)
+    elif recipe == Recipe():
         _show_summary(screen, model)
     else:
         raise UsageError("flags that say how to quantize mean something with --plan only")

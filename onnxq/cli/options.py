@@ -76,35 +76,6 @@ RecipeFile = Annotated[
 TargetName = Annotated[
     str | None, typer.Option("--target", help="Hardware to quantize for, see onnxq list.")
 ]
-PerChannel = Annotated[
-    bool | None,
-    typer.Option("--per-channel/--per-tensor", help="One weight scale a channel, or one a tensor."),
-]
-RangeName = Annotated[
-    str | None, typer.Option("--range", help="Range algorithm of activations, see onnxq list.")
-]
-RangeOption = Annotated[
-    list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of --range; repeatable.")
-]
-WeightRange = Annotated[str | None, typer.Option(help="Range algorithm of weights.")]
-ReduceRange = Annotated[
-    bool,
-    typer.Option("--reduce-range", help="7-bit weights, for x86 CPUs without VNNI instructions."),
-]
-Weights = Annotated[str | None, typer.Option(help="Element type of weights, e.g. int8.")]
-Activations = Annotated[str | None, typer.Option(help="Element type of activations, e.g. uint8.")]
-Symmetric = Annotated[
-    bool | None,
-    typer.Option("--symmetric/--affine", help="Zero point of activations fixed, or free."),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(metavar="REGEX", help="Keep the nodes of this name float; repeatable."),
-]
-ExcludeOp = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TYPE", help="Keep the nodes of this type float; repeatable."),
-]
 Json = Annotated[
     str | None,
     typer.Option(

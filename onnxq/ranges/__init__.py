@@ -2,13 +2,15 @@
 
 from typing import Any
 
+from onnxq.ranges.entropy import Entropy
 from onnxq.ranges.minmax import MinMax
 from onnxq.ranges.mse import Mse
+from onnxq.ranges.outlier_var import OutlierVar
 from onnxq.ranges.percentile import Percentile
 from onnxq.registry import build, find
 from onnxq.types import RangeAlgorithm
 
-RANGES = (MinMax, Percentile, Mse)
+RANGES = (MinMax, Percentile, Mse, Entropy, OutlierVar)
 
 
 def range_algorithm(name: str, **options: Any) -> RangeAlgorithm:

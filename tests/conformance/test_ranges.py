@@ -1,6 +1,6 @@
 """The same questions to every range algorithm, ours and those of installed packages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from onnxq.numerics.observe import observe
 from onnxq.ranges import RANGES
 from onnxq.ranges.minmax import MinMax
 from onnxq.ranges.mse import Mse
+from onnxq.ranges.outlier_var import OutlierVar
 from onnxq.ranges.percentile import Percentile
 from onnxq.registry import find, known
 from onnxq.types import IntType, QuantSpec, Range, RangeAlgorithm, TensorStats
@@ -22,6 +23,8 @@ VARIANTS = [
     Percentile(percentile=50.001),
     Mse(candidates=1),
     Mse(candidates=7, smallest=0.001),
+    OutlierVar(k1=3, k2=0.2, alpha=float("inf"), beta=0),
+    OutlierVar(k1=500, k2=0.4, variance="raw", extremes="all"),
 ]
 CASES = testing.range_cases()
 
@@ -64,11 +67,18 @@ class Spoiled:
             return _unchecked(chosen.lo + 1, chosen.hi + 2)
         if self.fault == "random":
             return Range(chosen.lo, chosen.hi + np.random.default_rng().random())
-        if self.fault == "mutates":
-            for histogram in stats.histograms:
-                histogram.positive.flags.writeable = True
-                histogram.positive[:] = 0
+        if self.fault.startswith("mutates"):
+            _mutate(stats, self.fault)
         return chosen
+
+
+def _mutate(stats: TensorStats, fault: str) -> None:
+    arrays = [histogram.positive for histogram in stats.histograms]
+    if fault == "mutates ends":
+        arrays = [held.largest for held in stats.ends]
+    for array in arrays:
+        array.flags.writeable = True
+        array[:] = 0
 
 
 def _unchecked(lo: Any, hi: Any) -> Range:
@@ -86,6 +96,7 @@ def _unchecked(lo: Any, hi: Any) -> Range:
         ("above zero", testing.check_range_fits_tiles),
         ("random", testing.check_range_repeats),
         ("mutates", testing.check_range_keeps_statistics),
+        ("mutates ends", testing.check_range_keeps_statistics),
     ],
 )
 def test_the_suite_finds_faults(fault: str, check: testing.RangeCheck) -> None:
@@ -111,8 +122,21 @@ def test_cases_name_themselves_once() -> None:
 def test_extremes_alone_are_enough_or_refused(algorithm: RangeAlgorithm) -> None:
     spec = QuantSpec(dtype=IntType(8, signed=True), symmetric=True, range=algorithm)
     stats = observe(np.array([-1.0, 2.0]), histogram=False)
-    if not algorithm.needs_histogram:
+    if not (algorithm.needs_histogram or algorithm.needs_ends):
         assert algorithm(stats, spec).hi == 2
         return
-    with pytest.raises(CalibrationError, match="needs a histogram"):
+    needed = "a histogram" if algorithm.needs_histogram else "the ends"
+    with pytest.raises(CalibrationError, match=f"needs {needed}"):
         algorithm(stats, spec)
+
+
+@pytest.mark.parametrize("algorithm", [*REGISTERED, *VARIANTS], ids=repr)
+def test_what_is_not_asked_for_is_not_read(algorithm: RangeAlgorithm) -> None:
+    spec = QuantSpec(dtype=IntType(8, signed=True), symmetric=True, range=algorithm)
+    whole = testing.statistics(np.linspace(-1, 2, 300, dtype=np.float32))
+    less = replace(
+        whole,
+        histograms=whole.histograms if algorithm.needs_histogram else (),
+        ends=whole.ends if algorithm.needs_ends else (),
+    )
+    assert algorithm(less, spec) == algorithm(whole, spec)

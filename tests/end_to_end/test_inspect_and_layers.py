@@ -147,6 +147,9 @@ def test_inspect_plan_gives_reasons() -> None:
     [
         (("--exclude-op", "Gemm"), 2),
         (("--target", "cpu"), 2),
+        (("--outlier-var",), 2),
+        (("--plan", "--k2", "10"), 2),
+        (("--plan", "--outlier-var", "--range-option", "k3=1"), 5),
         (("--plan", "--exclude", "no-node-has-this"), 5),
         (("--plan", "--range", "minmx"), 5),
         (("--plan", "--target", "cpuu"), 5),

@@ -88,6 +88,8 @@ def test_dense_outputs_survive(name: str, tmp_path: Path) -> None:
         ("--per-tensor",),
         ("--per-channel", "--range", "mse"),
         ("--range", "percentile", "--range-option", "percentile=99.999"),
+        ("--range", "entropy"),
+        ("--weight-range", "outlier-var", "--k1", "0.01", "--weight-range-option", "k2=0.01"),
         ("--symmetric",),
         ("--reduce-range",),
         ("--weights", "uint8", "--weight-range", "mse"),

@@ -8,9 +8,12 @@ from hypothesis.extra import numpy as hnp
 
 from onnxq.numerics.errors import squared_errors
 from onnxq.numerics.observe import observe
+from onnxq.ranges.entropy import Entropy
 from onnxq.ranges.minmax import MinMax
 from onnxq.ranges.mse import Mse
+from onnxq.ranges.outlier_var import OutlierVar
 from onnxq.ranges.percentile import Percentile
+from onnxq.testing import statistics
 from onnxq.types import Array, IntType, QuantSpec, RangeAlgorithm
 from tests import oracles, strategies
 from tests.strategies import Drawn
@@ -18,11 +21,14 @@ from tests.strategies import Drawn
 INT8, UINT8 = IntType(8, signed=True), IntType(8, signed=False)
 AFFINE = QuantSpec(dtype=UINT8, symmetric=False, range=MinMax())
 SHARES = st.floats(50.1, 100) | st.sampled_from([99.0, 99.9, 99.99, 100.0])
-ALGORITHMS = st.sampled_from([MinMax(), Percentile(percentile=99), Percentile(), Mse()])
+ALGORITHMS = st.sampled_from(
+    [MinMax(), Percentile(percentile=99), Percentile(), Mse(), Entropy(), OutlierVar(k1=0.2, k2=9)]
+)
+MIRRORED = [MinMax(), Percentile(percentile=99), OutlierVar(k1=0.1, k2=0.1, alpha=3, beta=3)]
 
 
 def ends(algorithm: RangeAlgorithm, values: Array, spec: QuantSpec) -> tuple[float, float]:
-    chosen = algorithm(observe(values), spec)
+    chosen = algorithm(statistics(values), spec)
     return float(chosen.lo), float(chosen.hi)
 
 
@@ -112,7 +118,7 @@ def test_order_does_not_matter(
     assert ends(algorithm, values, spec) == ends(algorithm, shuffled, spec)
 
 
-@given(strategies.drawn(), st.sampled_from([MinMax(), Percentile(percentile=99)]), st.booleans())
+@given(strategies.drawn(), st.sampled_from(MIRRORED), st.booleans())
 def test_mirrored_data_mirror_the_range(
     drawn: Drawn, algorithm: RangeAlgorithm, symmetric: bool
 ) -> None:

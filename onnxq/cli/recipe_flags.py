@@ -1,0 +1,142 @@
+"""The flags that say how to quantize, spelled once for all commands that take them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any
+
+import typer
+
+from onnxq.cli import options
+
+OUTLIERS = "Outlier-variance ranges"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeFlags:
+    """What the flags ask for; each field is a flag, and what it means is its help."""
+
+    target: options.TargetName = None
+    per_channel: Annotated[
+        bool | None,
+        typer.Option(
+            "--per-channel/--per-tensor", help="One weight scale a channel, or one a tensor."
+        ),
+    ] = None
+    range_name: Annotated[
+        str | None, typer.Option("--range", help="Range algorithm of activations, see onnxq list.")
+    ] = None
+    range_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of --range; repeatable."),
+    ] = None
+    weight_range: Annotated[str | None, typer.Option(help="Range algorithm of weights.")] = None
+    weight_range_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of --weight-range; repeatable."),
+    ] = None
+    outlier_var: Annotated[
+        bool,
+        typer.Option(
+            "--outlier-var",
+            help="Clip activations and weights as far as the variance of their extreme values "
+            "says; instead of --range and --weight-range.",
+            rich_help_panel=OUTLIERS,
+        ),
+    ] = False
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="How sharply the upper end is clipped; 0 is min–max, default 1.",
+            rich_help_panel=OUTLIERS,
+        ),
+    ] = None
+    beta: Annotated[
+        float | None,
+        typer.Option(min=0, help="The same for the lower end.", rich_help_panel=OUTLIERS),
+    ] = None
+    k1: Annotated[
+        float | None,
+        typer.Option(
+            help="How many of the largest positive values to look at: a count, or a share "
+            "between 0 and 1; default 0.001.",
+            rich_help_panel=OUTLIERS,
+        ),
+    ] = None
+    k2: Annotated[
+        float | None,
+        typer.Option(help="The same for the smallest negative values.", rich_help_panel=OUTLIERS),
+    ] = None
+    variance: Annotated[
+        str | None,
+        typer.Option(
+            help="relative to the median's square (default), or raw.", rich_help_panel=OUTLIERS
+        ),
+    ] = None
+    extremes: Annotated[
+        str | None,
+        typer.Option(
+            help="signed (default): positive values above, negative ones below; or all, zeros "
+            "included.",
+            rich_help_panel=OUTLIERS,
+        ),
+    ] = None
+    weights: Annotated[str | None, typer.Option(help="Element type of weights, e.g. int8.")] = None
+    reduce_range: Annotated[
+        bool,
+        typer.Option(
+            "--reduce-range", help="7-bit weights, for x86 CPUs without VNNI instructions."
+        ),
+    ] = False
+    activations: Annotated[
+        str | None, typer.Option(help="Element type of activations, e.g. uint8.")
+    ] = None
+    symmetric: Annotated[
+        bool | None,
+        typer.Option("--symmetric/--affine", help="Zero point of activations fixed, or free."),
+    ] = None
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGEX", help="Keep the nodes of this name float; repeatable."),
+    ] = None
+    exclude_op: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE", help="Keep the nodes of this type float; repeatable."),
+    ] = None
+    correct_bias: Annotated[
+        bool | None,
+        typer.Option(
+            "--correct-bias/--no-correct-bias",
+            help="Let biases take up the mean error of their layer; the target decides.",
+        ),
+    ] = None
+    recipe: options.RecipeFile = None
+
+
+def spelled(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command that takes `RecipeFlags` as one value be called with each flag by name."""
+    names = [flag.name for flag in fields(RecipeFlags)]
+    taken = signature(command).parameters.values()
+    (together,) = (each.name for each in taken if each.annotation is RecipeFlags)
+    parameters = [each for one in taken for each in _spelled(one)]
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        flags = RecipeFlags(**{name: values.pop(name) for name in names})
+        command(**values, **{together: flags})
+
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+def _spelled(parameter: Parameter) -> list[Parameter]:
+    """Return the parameters in whose place one stands."""
+    if parameter.annotation is not RecipeFlags:
+        return [parameter.replace(kind=Parameter.KEYWORD_ONLY)]
+    return [
+        Parameter(flag.name, Parameter.KEYWORD_ONLY, default=flag.default, annotation=flag.type)
+        for flag in fields(RecipeFlags)
+    ]
