@@ -125,6 +125,14 @@ def quantize(
     )
 
 
+def _prepared(path: Path) -> Model:
+    """Load a float model as quantizing sees it: what it inlines has layers to compare."""
+    model = io.load(path)
+    prepare(model)
+    io.sync(model)
+    return model
+
+
 def _worst(
     model: Path, result: Path, samples: list[Batch], check: Comparison | None, runtime: Runtime
 ) -> tuple[Layer, ...]:
@@ -132,7 +140,7 @@ def _worst(
     if check is None or not check.cosine < WARN_COSINE:
         return ()
     try:
-        return tuple(rank(io.load(model), io.load(result), samples, runtime))
+        return tuple(rank(_prepared(model), io.load(result), samples, runtime))
     except ModelError as error:  # the result stands without it
         log.info("the layers cannot be ranked: %s", error)
         return ()
@@ -213,7 +221,7 @@ def compare(
     timed = _latency(reference, quantized, source, runtime) if measure_latency else None
     layers = None
     if measure_layers:
-        models = io.load(reference), io.load(quantized)
+        models = _prepared(reference), io.load(quantized)
         layers = tuple(rank(*models, batches_of(source, sessions[0]), runtime))
     return Compared(
         comparison=found,

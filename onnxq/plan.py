@@ -5,7 +5,7 @@ specification here; the tensor between an operator and the Relu or Clip it absor
 the range behind it obeys the activation's bounds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxq.choose import (
@@ -24,6 +24,13 @@ from onnxq.recipe import Recipe
 from onnxq.specs import activation_spec, joint_spec, weight_spec
 from onnxq.targets import Target
 from onnxq.types import QuantSpec
+
+ITERATES = "which would have to return the values of every iteration to have them observed"
+IN_BODY = {
+    "If": "inside a branch of If, whose condition is known at run time only",
+    "Loop": f"inside the body of Loop, {ITERATES}",
+    "Scan": f"inside the body of Scan, {ITERATES}",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,15 +219,23 @@ def _summary(context: Context, nodes: Sequence[NodePlan]) -> str:
 def _inside(context: Context) -> dict[str, NodePlan]:
     """Plan the nodes inside If, Loop and Scan bodies: float, and said so."""
     plans = {}
-    for node in context.model.graph.nodes:
-        inner = [n for graph in node.subgraphs(recursive=True) for n in graph.nodes if n.outputs]
-        for number, each in enumerate(inner):
-            key = f"{label(node)}/{number}/{each.outputs[0].name}"
-            reason = f"inside a body of {node.op}, whose values cannot be observed"
+    for outer in context.model.graph.nodes:
+        for number, (holder, node) in enumerate(_held(outer)):
+            key = f"{label(outer)}/{number}/{node.outputs[0].name}"
+            reason = IN_BODY.get(holder.op, f"inside a body of {holder.op}")
             plans[key] = NodePlan(
-                output=key, label=label(each), op=each.op, quantized=False, reason=reason
+                output=key, label=label(node), op=node.op, quantized=False, reason=reason
             )
     return plans
+
+
+def _held(outer: Node) -> Iterator[tuple[Node, Node]]:
+    """Yield the nodes inside the bodies of a node, each with the node whose body it is in."""
+    for body in outer.subgraphs():
+        for node in body.nodes:
+            if node.outputs:
+                yield outer, node
+            yield from _held(node)
 
 
 def _activations(context: Context, chosen: Mapping[str, Node]) -> dict[str, ActivationPlan]:

@@ -7,6 +7,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxq.graph.io import Model
+from onnxq.graph.query import label
 
 
 class Names:
@@ -31,11 +32,36 @@ class Names:
         return name
 
 
+def number_nodes(graph: onnx.GraphProto) -> None:
+    """Tell nodes of the same name apart, which an inlined body leaves behind."""
+    taken: set[str] = set()
+    for node in graph.node:
+        name, number = node.name, 1
+        while name and name in taken:
+            number += 1
+            name = f"{node.name}_{number}"
+        node.name = name
+        taken.add(name)
+
+
 def set_inputs(node: gs.Node, tensors: Iterable[gs.Tensor]) -> None:
     """Replace all inputs of a node, keeping the links of the tensors right."""
     new = list(tensors)
     node.inputs.clear()
     node.inputs.extend(new)
+
+
+def remove_unread(model: Model) -> list[str]:
+    """Remove the nodes whose results nothing reads; return their labels."""
+    outputs = {tensor.name for tensor in model.graph.outputs}
+    removed = []
+    for node in reversed(list(model.graph.nodes)):
+        read = any(tensor.outputs or tensor.name in outputs for tensor in node.outputs)
+        if node.outputs and not read:
+            removed.append(label(node))
+            node.inputs.clear()
+            model.graph.nodes.remove(node)
+    return removed[::-1]
 
 
 def replace_attribute(node: gs.Node, name: str, value: Any) -> None:

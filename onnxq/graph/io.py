@@ -213,8 +213,8 @@ def _tensors_of(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
     for attribute in node.attribute:
         if attribute.HasField("t"):
             yield attribute.t
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield from _tensors(graph)
+    for graph in bodies_of(node):
+        yield from _tensors(graph)
 
 
 def from_proto(proto: onnx.ModelProto, path: Path = Path(), sha256: str = "") -> Model:
@@ -244,19 +244,29 @@ def sync(model: Model) -> onnx.ModelProto:
     from the beginning stays.
     """
     proto = model.proto.graph
-    before = _referenced(proto)
+    before = referenced(proto)
     messages = _in_order([_node_message(node) for node in model.graph.nodes])
     del proto.node[:]
     proto.node.extend(messages)
-    gone = before - _referenced(proto) - {tensor.name for tensor in model.graph.inputs}
-    for entries in (proto.initializer, proto.value_info, proto.input):
-        _drop(entries, "name", gone)
-    _drop(proto.quantization_annotation, "tensor_name", gone)
-    for index in reversed(range(len(proto.sparse_initializer))):
-        if proto.sparse_initializer[index].values.name in gone:
-            del proto.sparse_initializer[index]
+    drop_unreferenced(proto, before - {tensor.name for tensor in model.graph.inputs})
     _add_constants(model)
     return model.proto
+
+
+def drop_unreferenced(graph: onnx.GraphProto, before: set[str]) -> None:
+    """Drop what described tensors that were referenced before and no longer are.
+
+    Args:
+        graph: The graph after an edit.
+        before: The names it referenced before the edit, those of its inputs left out.
+    """
+    gone = before - referenced(graph)
+    for entries in (graph.initializer, graph.value_info, graph.input):
+        _drop(entries, "name", gone)
+    _drop(graph.quantization_annotation, "tensor_name", gone)
+    for index in reversed(range(len(graph.sparse_initializer))):
+        if graph.sparse_initializer[index].values.name in gone:
+            del graph.sparse_initializer[index]
 
 
 def _node_message(node: gs.Node) -> onnx.NodeProto:
@@ -294,14 +304,26 @@ def _in_order(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
 def inputs_of(node: onnx.NodeProto) -> set[str]:
     """Return the names a node reads, those its subgraphs capture included."""
     names = set(node.input)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            names |= _referenced(graph)
+    for graph in bodies_of(node):
+        names |= referenced(graph) - defined(graph)
     return names
 
 
-def _referenced(graph: onnx.GraphProto) -> set[str]:
-    """Return every tensor name the nodes and outputs of a graph use, subgraphs included."""
+def bodies_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs a node holds in its attributes."""
+    for attribute in node.attribute:
+        yield from (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
+
+
+def defined(graph: onnx.GraphProto) -> set[str]:
+    """Return the names a graph gives to tensors, those of graphs inside it left out."""
+    names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    names |= {sparse.values.name for sparse in graph.sparse_initializer}
+    return names.union(*(node.output for node in graph.node)) - {""}
+
+
+def referenced(graph: onnx.GraphProto) -> set[str]:
+    """Return the tensor names the nodes and outputs of a graph use, what subgraphs capture too."""
     names = {value.name for value in graph.output}
     for node in graph.node:
         names |= inputs_of(node)
@@ -340,10 +362,11 @@ def constant(name: str, values: Array) -> gs.Constant:
     return gs.Constant(name, gs.ir.tensor.LazyValues(message))
 
 
-def become_constant(tensor: gs.Tensor, message: onnx.TensorProto) -> None:
-    """Turn a variable into a constant in place, for all who read it."""
+def become_constant(model: Model, tensor: gs.Tensor, message: onnx.TensorProto) -> None:
+    """Turn a variable into a constant in place, for all who read it, bodies included."""
     tensor.inputs.clear()
     tensor.to_constant(gs.ir.tensor.LazyValues(message))
+    add_initializer(model, message)  # `sync` does not see what a body captures
 
 
 def part(model: Model, nodes: Iterable[gs.Node], outputs: Iterable[str]) -> onnx.ModelProto:

@@ -47,15 +47,15 @@ def fold_constants(model: Model) -> PassReport:
         values = _evaluate(model, foldable.values(), wanted)
     except ModelError as error:
         return PassReport(name="fold_constants", skipped=(("constants", str(error)),))
+    labels = {key: label(node) for key, node in foldable.items()}  # outputs are theirs until now
     skipped = []
     for tensor, value in zip(wanted, values, strict=True):
         if _grows(tensor, value):
-            skipped.append((label(tensor.inputs[0]), "its result is large"))  # case 6
+            skipped.append((labels[id(tensor.inputs[0])], "its result is large"))  # case 6
         else:
-            become_constant(tensor, onnx.numpy_helper.from_array(value, tensor.name))
-    return PassReport(
-        name="fold_constants", changed=_remove_unread(model, foldable), skipped=tuple(skipped)
-    )
+            become_constant(model, tensor, onnx.numpy_helper.from_array(value, tensor.name))
+    changed = tuple(labels[key] for key in _remove_unread(model, foldable))
+    return PassReport(name="fold_constants", changed=changed, skipped=tuple(skipped))
 
 
 def _allowed(node: Node, outputs: set[str]) -> bool:
@@ -94,12 +94,12 @@ def _grows(tensor: Tensor, value: Array) -> bool:
     return value.nbytes > max(LARGE, GROWTH * room)
 
 
-def _remove_unread(model: Model, foldable: dict[int, Node]) -> tuple[str, ...]:
-    """Remove the nodes nothing reads any more; return their labels."""
+def _remove_unread(model: Model, foldable: dict[int, Node]) -> list[int]:
+    """Remove the nodes nothing reads any more; return their keys, in graph order."""
     removed = []
-    for node in reversed(list(foldable.values())):
+    for key, node in reversed(foldable.items()):
         if not any(tensor.outputs for tensor in node.outputs):
             node.inputs.clear()
             model.graph.nodes.remove(node)
-            removed.append(label(node))
-    return tuple(reversed(removed))
+            removed.append(key)
+    return removed[::-1]

@@ -15,7 +15,7 @@ Constant that holds no dense tensor (sparse, or strings).
 import numpy as np
 import onnx
 
-from onnxq.graph.io import Model, add_initializer, become_constant
+from onnxq.graph.io import Model, become_constant
 from onnxq.graph.query import label
 from onnxq.passes import PassReport
 
@@ -33,9 +33,8 @@ def hoist_constants(model: Model) -> PassReport:
             skipped.append((label(node), "it holds no dense tensor"))  # case 2
         else:
             changed.append(label(node))
-            become_constant(tensor, message)
+            become_constant(model, tensor, message)
             model.graph.nodes.remove(node)
-            add_initializer(model, message)  # now: who captures it in a subgraph is not asked later
     return PassReport(name="hoist_constants", changed=tuple(changed), skipped=tuple(skipped))
 
 

@@ -13,6 +13,7 @@ are the same in both. Refused: (1) what onnx cannot inline.
 
 import onnx.inliner
 
+from onnxq.graph.edit import number_nodes
 from onnxq.graph.io import Model, first_line, from_proto, sync
 from onnxq.graph.query import label
 from onnxq.graph.weightless import put_back, weightless
@@ -40,19 +41,7 @@ def inline_functions(model: Model) -> PassReport:
             name="inline_functions", skipped=tuple((label(call), reason) for call in calls)
         )
     put_back(original, inlined)
-    _number(inlined)
+    number_nodes(inlined.graph)
     fresh = from_proto(inlined, model.path, model.sha256)
     model.graph, model.proto = fresh.graph, fresh.proto
     return PassReport(name="inline_functions", changed=tuple(label(call) for call in calls))
-
-
-def _number(proto: onnx.ModelProto) -> None:
-    """Tell nodes apart that several calls of one function have left with the same name."""
-    taken: set[str] = set()
-    for node in proto.graph.node:
-        name, number = node.name, 1
-        while name and name in taken:
-            number += 1
-            name = f"{node.name}_{number}"
-        node.name = name
-        taken.add(name)

@@ -70,6 +70,44 @@ FUNCTIONS = """net (float[N, 3] x) => (float[N, 4] y, float[N, 4] z) {
 }
 <domain: "com.test", opset_import: ["" : 13]>
 dense (a, b) => (c) { m = MatMul(a, b) c = Relu(m) }"""
+SHAPES = """net (float[N, 3, 8, 8] x, bool t) => (float[M, 3, 8, 8] y, int64[4] u) {
+    r = Relu(x)
+    s = Shape(r)
+    d = Gather(s, one)
+    c = Equal(d, one)
+    u = If(t) <
+        then_branch = yes () => (int64[4] p) { p = Mul(s, d) },
+        else_branch = no () => (int64[4] q) { q = Sub(s, d) }
+    >
+    y = If(c) <
+        then_branch = yes () => (float[N, 3, 8, 8] p) { p = Neg(r) },
+        else_branch = no () => (float[N, 3, 8, 8] q) { q = Exp(r) }
+    >
+}"""
+BRANCHES = """net (float[N, 3, 8, 8] x, bool t) => (float[N, 4, 6, 6] y, float[N, 4, 6, 6] e) {
+    a = Relu(x)
+    b = Sigmoid(x)
+    y = If(true) <
+        then_branch = yes () => (float[N, 4, 6, 6] p) <float[1] k = {2.0}> {
+            q = Mul(a, k)
+            c = Constant<value = bool {0}>()
+            i = If(true) <
+                then_branch = a () => (float[N, 3, 8, 8] z) { z = Neg(q) },
+                else_branch = b () => (float[N, 3, 8, 8] z) { z = Exp(q) }
+            >
+            j = If(t) <
+                then_branch = a () => (float[N, 3, 8, 8] z) { z = Add(i, k) },
+                else_branch = b () => (float[N, 3, 8, 8] z) { z = Add(i, q) }
+            >
+            p = If(c) <
+                then_branch = a () => (float[N, 4, 6, 6] z) { z = Conv(i, w) },
+                else_branch = b () => (float[N, 4, 6, 6] z) { v = Conv(j, w) z = Relu(v) }
+            >
+        },
+        else_branch = no () => (float[N, 4, 6, 6] q) { q = Conv(b, w) }
+    >
+    e = Neg(y)
+}"""
 PLAIN = "net (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) { r = Relu(x) y = Neg(r) }"
 CONV = {"w": (4, 3, 3, 3), **batchnorm(4)}
 SWISH = """net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y)
@@ -87,6 +125,8 @@ MODELS = {
     "refusals": build(REFUSALS, CONV),
     "computed constants": build(COMPUTED),
     "padding": build(PADDED, {"w": (4, 3, 3, 3)}),
+    "shapes": build(SHAPES, {"one": np.array(1)}),
+    "branches": build(BRANCHES, {"w": (4, 3, 3, 3), "true": np.array(True)}),
     "functions": build(FUNCTIONS, {"w": (3, 4)}),
     "plain": build(PLAIN),
     "IR 3": build(
@@ -163,7 +203,8 @@ def test_every_skip_has_a_label_and_a_reason(apply: Pass, original: onnx.ModelPr
 
 
 def test_changed_labels_are_nodes_of_the_original(apply: Pass, original: onnx.ModelProto) -> None:
-    known = {f"{node.op_type}({node.output[0]})" for node in original.graph.node}
+    graphs = [original.graph, *(a.g for node in original.graph.node for a in node.attribute)]
+    known = {f"{node.op_type}({node.output[0]})" for graph in graphs for node in graph.node}
     report = apply(from_proto(original))
     assert set(report.changed) <= known
 

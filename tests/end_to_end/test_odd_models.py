@@ -26,7 +26,7 @@ from onnxq.pipeline import Source
 from onnxq.recipe import Recipe
 from onnxq.results import Quantized
 from onnxq.types import Array
-from tests.graphs import build, copy, cosine, normal
+from tests.graphs import batchnorm, build, copy, cosine, normal
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 BIG = os.environ.get("ONNXQ_BIG") == "1"
@@ -355,7 +355,9 @@ def test_a_branch_never_taken(tmp_path: Path) -> None:
     feeds = [{"x": draw(3, WIDE), "c": np.array(True)} for _ in range(2)]
     result = quantized(build(IF, THREE), feeds, tmp_path)
     assert ops_of(result) == ["MatMul"]
-    assert reasons(result, "MatMul") == {"inside a body of If, whose values cannot be observed"}
+    assert reasons(result, "MatMul") == {
+        "inside a branch of If, whose condition is known at run time only"
+    }
     feed = {"x": draw(3, WIDE), "c": np.array(False)}  # and the other one still works
     a, b = (
         ort.InferenceSession(str(path)).run(None, feed)[0]
@@ -366,7 +368,58 @@ def test_a_branch_never_taken(tmp_path: Path) -> None:
 
 def test_a_branch_with_a_constant_condition(tmp_path: Path) -> None:
     proto = build(IF.replace(", bool c", ""), {**THREE, "c": np.array(True)})
-    assert ops_of(quantized(proto, ROWS, tmp_path)) == ["MatMul"]
+    result = quantized(proto, ROWS, tmp_path)
+    assert ops_of(result) == ["MatMul", "MatMul"]
+    assert [n.op for n in result.plan.nodes.values()] == ["MatMul", "MatMul", "Relu"]
+
+
+BRANCH = """g (float[N, 32, SIZE, 12] x) => (float[N, M, 10, 10] y) {
+    s = Shape(x)
+    d = Gather(s, axis)
+    known = Equal(d, twelve)
+    y = If(known) <
+        then_branch = yes () => (float[N, 32, 10, 10] p) <float zero = {0.0}> {
+            t = Relu(x)
+            u = Max(t, zero)
+            c = Conv<pads = [1, 1, 1, 1]>(u, w)
+            n = BatchNormalization(c, g, b, m, v)
+            r = Relu(n)
+            p = Conv(r, k)
+        },
+        else_branch = no () => (float[N, 32, 10, 10] p) { t = Exp(x) p = Conv(t, w) }
+    >
+}"""
+KERNELS = {"w": (WIDE, WIDE, 3, 3), "k": (WIDE, WIDE, 3, 3), **batchnorm(WIDE)}
+
+
+@pytest.mark.parametrize("size", ["12", "H"])
+def test_convolutions_inside_an_if(size: str, tmp_path: Path) -> None:
+    """All are quantized if the input fixes the condition, and the plan says why if not."""
+    numbers = {"axis": np.array(2), "twelve": np.array(12)}
+    path = saved(build(BRANCH.replace("SIZE", size), {**KERNELS, **numbers}), tmp_path)
+    feed = {"x": draw(4, WIDE, 12, 12)}
+    command = ["quantize", str(path), "--data", source(feed, tmp_path).data]
+    done = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "q.onnx")])
+    if size == "H":
+        assert done.exit_code == 3, done.output
+        assert "inside a branch of If, whose condition is known at run time only" in done.output
+        return
+    assert done.exit_code == 0, done.output
+    graph = onnx.load(tmp_path / "q.onnx").graph
+    ops = [node.op_type for node in graph.node]
+    assert ops.count("Conv") == 2
+    assert "If" not in ops
+    assert sum(tensor.data_type == onnx.TensorProto.INT8 for tensor in graph.initializer) == 2 + 2
+    a, b = (
+        ort.InferenceSession(str(each)).run(None, feed)[0] for each in (path, tmp_path / "q.onnx")
+    )
+    assert cosine(a, b) > 0.995
+    command[0] = "compare"
+    done = CliRunner().invoke(
+        app, [*command[:2], str(tmp_path / "q.onnx"), *command[2:], "--layers"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "Conv(y)" in done.output
 
 
 def test_loop_bodies_stay_float_and_the_report_says_so(tmp_path: Path) -> None:
@@ -375,13 +428,13 @@ def test_loop_bodies_stay_float_and_the_report_says_so(tmp_path: Path) -> None:
     command = ["quantize", str(path), "--data", data, "-o", str(tmp_path / "q.onnx")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    assert "1 MatMul: inside a body of Loop, whose values cannot be observed" in done.output
+    assert "1 MatMul: inside the body of Loop, which would have to return" in done.output
 
 
 def test_only_bodies_to_quantize(tmp_path: Path) -> None:
     proto = build(IF.replace("MatMul(x, w)", "Neg(x)"), {"v": SQUARE, "u": SQUARE})
     feeds = [{"x": draw(3, WIDE), "c": np.array(True)}]
-    with pytest.raises(ModelError, match="nothing to quantize: inside a body of If"):
+    with pytest.raises(ModelError, match="nothing to quantize: inside a branch of If"):
         quantized(proto, feeds, tmp_path)
 
 

@@ -10,7 +10,7 @@ import pytest
 from onnxq.errors import ModelError
 from onnxq.graph import io
 from onnxq.graph.edit import set_inputs
-from onnxq.graph.io import array_of, constant, from_proto, load, sync, write
+from onnxq.graph.io import array_of, constant, from_proto, inputs_of, load, sync, write
 from tests.graphs import assert_same_function, build, copy, initializers, ops, run
 
 RELU = "g (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"
@@ -461,3 +461,17 @@ def test_opset_is_that_of_the_standard_domain(domain: str, expected: int) -> Non
     proto = build(RELU)
     proto.opset_import[0].domain = domain
     assert unlinked(proto).opset == expected
+
+
+def test_a_body_may_define_the_name_of_a_tensor_that_comes_later() -> None:
+    """What it reads is its own: the node that holds it does not wait for the later tensor."""
+    proto = build("""g (float[N, 2] x, bool c) => (float[N, 2] y, float[N, 2] z) {
+        y = If(c) <
+            then_branch = yes () => (float[N, 2] p) { z = Exp(x) p = Neg(z) },
+            else_branch = no () => (float[N, 2] q) { q = Neg(x) }
+        >
+        z = Relu(y)
+    }""")
+    model = from_proto(copy(proto))
+    assert inputs_of(proto.graph.node[0]) == {"c", "x"}
+    assert sync(model) == proto

@@ -385,3 +385,27 @@ def test_a_tie_of_reasons_goes_to_the_first() -> None:
     proto = build("net (float[N, 4] x) => (float[N, 4] y) { a = Sin(x) b = Cos(a) y = Exp(b) }")
     with pytest.raises(ModelError, match="Sin is not quantized"):  # the first of the commonest
         plan_of(proto)
+
+
+def test_nodes_inside_bodies_name_the_node_that_holds_them() -> None:
+    proto = build(
+        """g (float[4, 8] x, bool c) => (float[4, 8] y) {
+            t = MatMul(x, w)
+            y = If(c) <
+                then_branch = yes () => (float[4, 8] p) {
+                    q = MatMul(t, w)
+                    p = Loop(n, , q) <
+                        body = b (int64 i, bool go, float[4, 8] s) => (bool on, float[4, 8] o)
+                        { on = Identity(go) o = Tanh(s) }
+                    >
+                },
+                else_branch = no () => (float[4, 8] r) { r = Neg(t) }
+            >
+        }""",
+        {"w": (8, 8), "n": np.array(3)},
+    )
+    plans = plan_of(proto).nodes.values()
+    reasons = {plan.label: plan.reason for plan in plans if "/" in plan.output}
+    assert list(reasons) == ["MatMul(q)", "Loop(p)", "Identity(on)", "Tanh(o)", "Neg(r)"]
+    assert all("a branch of If" in reasons[name] for name in ("MatMul(q)", "Loop(p)", "Neg(r)"))
+    assert all("the body of Loop" in reasons[name] for name in ("Identity(on)", "Tanh(o)"))
