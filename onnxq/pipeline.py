@@ -24,6 +24,7 @@ from onnxq.graph.opset import lowest_onnxruntime
 from onnxq.graph.session import Recorded, Runtime, Session
 from onnxq.layers import Layer, rank
 from onnxq.parameters import activation_params, weight_params
+from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan
 from onnxq.planning import plan_model
 from onnxq.recipe import Recipe, dumps
