@@ -44,6 +44,12 @@ class Batch:
             yield {name: array[row : row + 1] for name, array in self.inputs.items()}
 
 
+def rows(batch: Batch, start: int, stop: int) -> Batch:
+    """Return some rows of a splittable batch."""
+    inputs = {name: array[start:stop] for name, array in batch.inputs.items()}
+    return replace(batch, inputs=inputs, samples=min(stop, batch.samples) - start)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cut:
     """Which batches to make of a reader.
