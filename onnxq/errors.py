@@ -17,6 +17,8 @@ A message is one line: what is wrong, where, and what to do. Anything that is no
 import difflib
 from collections.abc import Iterable
 
+LISTED = 10  # names a message lists at most
+
 
 class OnnxqError(Exception):
     """Base of every error a user can cause or mend."""
@@ -62,7 +64,9 @@ class UnknownNameError(RecipeError):
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}")
+        listed = ", ".join(names[:LISTED]) or "none"
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}known: {listed}{more}")
 
 
 class UnsupportedError(OnnxqError):

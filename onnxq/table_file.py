@@ -33,6 +33,7 @@ DAMAGE = (  # what reading bytes that are no table can raise
     ValueError,
 )
 LARGEST_MEMBER = 1 << 30  # bytes; a member that claims more is no honest table
+ZIP = b"PK"  # how every zip begins, and no model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,15 @@ def _decode_stats(meta: Mapping[str, Any], counts: Array, values: Array) -> Tens
         histograms=tuple(histograms),
         ends=tuple(ends),
     )
+
+
+def is_table(path: Path) -> bool:
+    """Say whether a file looks like a table, be it damaged, and not like a model."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(ZIP)) == ZIP
+    except OSError:
+        return False
 
 
 def load(path: Path) -> CalibrationTable:
