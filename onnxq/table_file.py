@@ -81,7 +81,8 @@ def save(table: CalibrationTable, path: Path, checkpoint: Checkpoint | None = No
         },
         "checkpoint": asdict(checkpoint) if checkpoint else None,
     }
-    with staged(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    level = 1 if checkpoint else 6  # a checkpoint is soon gone
+    with staged(path) as temporary, zipfile.ZipFile(temporary, "w", compresslevel=level) as archive:
         _add(archive, "table.json", json.dumps(meta, indent=1, sort_keys=True).encode())
         for name, array in arrays.items():
             stream = io.BytesIO()
@@ -92,7 +93,7 @@ def save(table: CalibrationTable, path: Path, checkpoint: Checkpoint | None = No
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     """Add a member without a time stamp."""
     info = zipfile.ZipInfo(name)
-    archive.writestr(info, content, zipfile.ZIP_DEFLATED, compresslevel=6)
+    archive.writestr(info, content, zipfile.ZIP_DEFLATED, archive.compresslevel)
 
 
 def _encode_group(group: Group, prefix: str, arrays: dict[str, Array]) -> dict[str, Any]:
