@@ -264,8 +264,9 @@ class _Locked:
 
 
 def _stats(tensors: Mapping[str, _Locked]) -> dict[str, TensorStats]:
-    """Return what observers have seen."""
-    return {name: tensor.observer.stats() for name, tensor in tensors.items()}
+    """Return what observers have seen; those that saw nothing are left out."""
+    found = {name: tensor.observer.stats() for name, tensor in tensors.items()}
+    return {name: stats for name, stats in found.items() if stats is not None}
 
 
 class _Hand:
