@@ -9,27 +9,31 @@ external data stay in their file until someone asks for their values.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
+from onnx.external_data_helper import load_external_data_for_tensor
 
 from onnxq.errors import ModelError
+from onnxq.graph.external import (
+    PROTO_LIMIT,
+    external_files,
+    is_external,
+    mapped,
+    nbytes,
+    read_external,
+    write_parted,
+)
+from onnxq.graph.messages import drop_unreferenced, in_order, referenced
 from onnxq.graph.weightless import shell
 from onnxq.types import Array
 
 Constant, Node, Tensor, Variable = gs.Constant, gs.Node, gs.Tensor, gs.Variable
-
-PROTO_LIMIT = 2**31 - 2**20  # a protobuf message must stay below 2 GiB
-SMALL = 1024  # bytes; smaller tensors stay in the message
-ALIGNMENT = 4096  # bytes; where a tensor begins in a data file, so that it can be mapped
-LAZY = 1 << 20  # bytes; smaller external tensors are read at once
 
 
 @dataclass(eq=False)
@@ -69,7 +73,7 @@ def load(path: Path) -> Model:
     try:
         _check(path, proto)
         sha256 = _digest(path, proto)
-        _read_external(path, proto)
+        read_external(path, proto)
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ModelError(f"{path}: {first_line(error)}") from error
     return from_proto(proto, path, sha256)
@@ -122,7 +126,7 @@ def first_line(error: BaseException) -> str:
 def _digest(path: Path, proto: onnx.ModelProto) -> str:
     """Return the SHA-256 of a model file followed by its external data files."""
     sha = hashlib.sha256()
-    for file in [path, *_external(path, proto)]:
+    for file in [path, *external_files(path, proto)]:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 sha.update(block)
@@ -137,7 +141,7 @@ def rankless(model: onnx.ModelProto | Path) -> set[str]:
 
 def files_of(path: Path) -> list[Path]:
     """Return a model file and its external data files."""
-    return [path, *_external(path, _parse(path))]
+    return [path, *external_files(path, _parse(path))]
 
 
 def size_of(path: Path) -> int:
@@ -154,67 +158,6 @@ def overridable(model: Model) -> list[str]:
         return []
     held = {tensor.name for tensor in model.proto.graph.initializer}
     return [value.name for value in model.proto.graph.input if value.name in held]
-
-
-def _external(path: Path, proto: onnx.ModelProto) -> list[Path]:
-    """Return the external data files of a model, sorted."""
-    names = {
-        ExternalDataInfo(tensor).location for tensor in _tensors(proto.graph) if is_external(tensor)
-    }
-    return [path.parent / name for name in sorted(names)]
-
-
-def _read_external(path: Path, proto: onnx.ModelProto) -> None:
-    """Read external tensors into the message, but for large initializers, which are only checked.
-
-    Raises:
-        OSError: A data file cannot be read.
-        ValueError: A data file is too short, or lies outside of the model's folder.
-    """
-    for tensor in proto.graph.initializer:
-        if is_external(tensor) and _is_large(tensor):
-            _check_file(tensor, path.parent)
-        elif is_external(tensor):
-            load_external_data_for_tensor(tensor, str(path.parent))
-    for tensor in (tensor for node in proto.graph.node for tensor in _tensors_of(node)):
-        if is_external(tensor):
-            load_external_data_for_tensor(tensor, str(path.parent))
-
-
-def _is_large(tensor: onnx.TensorProto) -> bool:
-    """Say whether an external tensor is worth leaving in its file, and can be mapped there."""
-    return nbytes(tensor) >= LAZY and ExternalDataInfo(tensor).length in (None, nbytes(tensor))
-
-
-def _check_file(tensor: onnx.TensorProto, folder: Path) -> None:
-    """Make sure that an external tensor can be read later."""
-    info = ExternalDataInfo(tensor)
-    file = folder / info.location
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{info.location} lies outside of the model's folder")
-    if file.stat().st_size < (info.offset or 0) + nbytes(tensor):
-        raise ValueError(f"{info.location} is too short for tensor {tensor.name!r}")
-
-
-def is_external(tensor: onnx.TensorProto) -> bool:
-    """Say whether the values of a tensor lie in a file of their own."""
-    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Yield initializers and tensor attributes of a graph and the graphs inside it."""
-    yield from graph.initializer
-    for node in graph.node:
-        yield from _tensors_of(node)
-
-
-def _tensors_of(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensor attributes of a node, and all tensors of the graphs inside it."""
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            yield attribute.t
-    for graph in bodies_of(node):
-        yield from _tensors(graph)
 
 
 def from_proto(proto: onnx.ModelProto, path: Path = Path(), sha256: str = "") -> Model:
@@ -245,28 +188,12 @@ def sync(model: Model) -> onnx.ModelProto:
     """
     proto = model.proto.graph
     before = referenced(proto)
-    messages = _in_order([_node_message(node) for node in model.graph.nodes])
+    messages = in_order([_node_message(node) for node in model.graph.nodes])
     del proto.node[:]
     proto.node.extend(messages)
     drop_unreferenced(proto, before - {tensor.name for tensor in model.graph.inputs})
     _add_constants(model)
     return model.proto
-
-
-def drop_unreferenced(graph: onnx.GraphProto, before: set[str]) -> None:
-    """Drop what described tensors that were referenced before and no longer are.
-
-    Args:
-        graph: The graph after an edit.
-        before: The names it referenced before the edit, those of its inputs left out.
-    """
-    gone = before - referenced(graph)
-    for entries in (graph.initializer, graph.value_info, graph.input):
-        _drop(entries, "name", gone)
-    _drop(graph.quantization_annotation, "tensor_name", gone)
-    for index in reversed(range(len(graph.sparse_initializer))):
-        if graph.sparse_initializer[index].values.name in gone:
-            del graph.sparse_initializer[index]
 
 
 def _node_message(node: gs.Node) -> onnx.NodeProto:
@@ -282,60 +209,6 @@ def _node_message(node: gs.Node) -> onnx.NodeProto:
         del names[:]
         names.extend(tensor.name for tensor in tensors)
     return message
-
-
-def _in_order(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Sort nodes so that producers come first, otherwise keeping their order."""
-    producer = {name: i for i, node in enumerate(nodes) for name in node.output if name}
-    done: dict[int, None] = {}
-    for start in range(len(nodes)):
-        stack = [start]
-        while stack:
-            current = stack[-1]
-            needed = {producer[name] for name in inputs_of(nodes[current]) if name in producer}
-            waiting = [i for i in sorted(needed, reverse=True) if i not in done]
-            if waiting and current not in done:
-                stack.extend(waiting)
-            else:
-                done[stack.pop()] = None
-    return [nodes[i] for i in done]
-
-
-def inputs_of(node: onnx.NodeProto) -> set[str]:
-    """Return the names a node reads, those its subgraphs capture included."""
-    names = set(node.input)
-    for graph in bodies_of(node):
-        names |= referenced(graph) - defined(graph)
-    return names
-
-
-def bodies_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs a node holds in its attributes."""
-    for attribute in node.attribute:
-        yield from (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
-
-
-def defined(graph: onnx.GraphProto) -> set[str]:
-    """Return the names a graph gives to tensors, those of graphs inside it left out."""
-    names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    names |= {sparse.values.name for sparse in graph.sparse_initializer}
-    return names.union(*(node.output for node in graph.node)) - {""}
-
-
-def referenced(graph: onnx.GraphProto) -> set[str]:
-    """Return the tensor names the nodes and outputs of a graph use, what subgraphs capture too."""
-    names = {value.name for value in graph.output}
-    for node in graph.node:
-        names |= inputs_of(node)
-        names.update(node.output)
-    return names
-
-
-def _drop(entries: Any, key: str, names: set[str]) -> None:
-    """Delete the entries of a repeated field whose name is among ``names``."""
-    for index in reversed(range(len(entries))):
-        if getattr(entries[index], key) in names:
-            del entries[index]
 
 
 def _add_constants(model: Model) -> None:
@@ -396,17 +269,9 @@ def array_of(tensor: gs.Constant) -> Array:
     if isinstance(message, onnx.SparseTensorProto):
         return _dense(message)
     if is_external(message):
-        return _mapped(message, tensor.folder)
+        return mapped(message, tensor.folder)
     values: Array = onnx.numpy_helper.to_array(message)
     return values
-
-
-def _mapped(message: onnx.TensorProto, folder: Path) -> Array:
-    """Map external data; its pages are read when touched."""
-    info = ExternalDataInfo(message)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(message.data_type)
-    shape = tuple(message.dims)
-    return np.memmap(folder / info.location, dtype, "r", info.offset or 0, shape)
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> Array:
@@ -441,50 +306,3 @@ def write(model: Model, path: Path) -> None:
         _check(path, proto)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{path.name}: the result is invalid: {first_line(error)}") from error
-
-
-def nbytes(tensor: onnx.TensorProto) -> int:
-    """Return the bytes of a tensor that is not packed, from its shape and type."""
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return int(np.prod(list(tensor.dims), dtype=np.int64)) * dtype.itemsize
-
-
-def write_parted(proto: onnx.ModelProto, folder: Path, path: Path) -> None:
-    """Write a model with its weights in ``<name>.data``; the message stays as it is.
-
-    Args:
-        proto: The model; its external data may lie in ``folder``.
-        folder: Where the external data of the message lies.
-        path: The file to write.
-    """
-    light = shell(proto)
-    data = path.with_name(f"{path.name}.data")
-    with data.open("wb") as stream:
-        for tensor in proto.graph.initializer:
-            values = _raw(tensor, folder)
-            if values is None:
-                light.graph.initializer.append(tensor)
-                continue
-            stream.write(bytes(-stream.tell() % ALIGNMENT))
-            moved = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type)
-            moved.dims.extend(tensor.dims)
-            moved.doc_string = tensor.doc_string
-            moved.metadata_props.extend(tensor.metadata_props)
-            moved.data_location = onnx.TensorProto.EXTERNAL
-            entries = (("location", data.name), ("offset", stream.tell()), ("length", len(values)))
-            for key, value in entries:
-                moved.external_data.add(key=key, value=str(value))
-            stream.write(values)
-    path.write_bytes(light.SerializeToString(deterministic=True))
-
-
-def _raw(tensor: onnx.TensorProto, folder: Path) -> bytes | memoryview | None:
-    """Return the bytes of a tensor worth a place outside of the message, or None."""
-    if is_external(tensor):
-        return _mapped(tensor, folder).view(np.uint8).reshape(-1).data
-    if tensor.data_type == onnx.TensorProto.STRING or tensor.ByteSize() < SMALL:
-        return None
-    raw: bytes = tensor.raw_data
-    if not raw:
-        raw = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)).raw_data
-    return raw

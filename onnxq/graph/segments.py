@@ -18,7 +18,8 @@ import numpy as np
 import onnx
 
 from onnxq.errors import ModelError
-from onnxq.graph.io import Model, from_proto, inputs_of
+from onnxq.graph.io import Model, from_proto
+from onnxq.graph.messages import inputs_of
 from onnxq.types import IntType, QuantParams
 
 STORES = ("QuantizeLinear", "DequantizeLinear")

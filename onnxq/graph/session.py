@@ -12,6 +12,7 @@ import onnx
 
 from onnxq.errors import ModelError, UsageError
 from onnxq.graph import io
+from onnxq.graph.external import write_parted
 from onnxq.graph.io import Model, first_line, sync
 from onnxq.readers import Feed, InputInfo
 from onnxq.types import Array
@@ -143,7 +144,7 @@ def _source(
             yield model.SerializeToString()
         else:
             path = Path(temporary) / "model.onnx"
-            io.write_parted(model, folder, path)
+            write_parted(model, folder, path)
             yield str(path)
 
 

@@ -27,14 +27,11 @@ from onnxq.graph.io import (
     Node,
     add_initializer,
     array_of,
-    bodies_of,
-    defined,
-    drop_unreferenced,
     from_proto,
     overridable,
-    referenced,
     sync,
 )
+from onnxq.graph.messages import bodies_of, defined, drop_unreferenced, referenced
 from onnxq.graph.query import is_standard, label
 from onnxq.passes import PassReport
 

@@ -21,6 +21,7 @@ from onnxq import pipeline, table_file
 from onnxq.cli.app import app
 from onnxq.errors import CalibrationError, ModelError, OutputError
 from onnxq.feeds import Cut
+from onnxq.graph import external as external_data
 from onnxq.graph import io
 from onnxq.pipeline import Source
 from onnxq.recipe import Recipe
@@ -492,8 +493,8 @@ def test_external_data_stays_outside_and_the_result_is_the_same(
 ) -> None:
     proto = rows("t = MatMul(x, w) a = Relu(t) y = MatMul(a, v)", {"w": SQUARE, "v": SQUARE})
     data = source(ROWS, tmp_path)
-    monkeypatch.setattr(io, "LAZY", 0)
-    for limit, name in ((io.PROTO_LIMIT, "in.onnx"), (500, "out.onnx")):
+    monkeypatch.setattr(external_data, "LAZY", 0)
+    for limit, name in ((external_data.PROTO_LIMIT, "in.onnx"), (500, "out.onnx")):
         monkeypatch.setattr(io, "PROTO_LIMIT", limit)
         path = external(tmp_path, proto)
         table = pipeline.calibrate(path, data)

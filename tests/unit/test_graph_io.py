@@ -10,7 +10,8 @@ import pytest
 from onnxq.errors import ModelError
 from onnxq.graph import io
 from onnxq.graph.edit import set_inputs
-from onnxq.graph.io import array_of, constant, from_proto, inputs_of, load, sync, write
+from onnxq.graph.io import array_of, constant, from_proto, load, sync, write
+from onnxq.graph.messages import inputs_of
 from tests.graphs import assert_same_function, build, copy, initializers, ops, run
 
 RELU = "g (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"

@@ -8,8 +8,10 @@ import pytest
 
 from onnxq.calibration import unfit
 from onnxq.errors import ModelError, UnsupportedError
+from onnxq.graph import external as external_data
 from onnxq.graph import io
-from onnxq.graph.io import array_of, from_proto, load, overridable, write_parted
+from onnxq.graph.external import write_parted
+from onnxq.graph.io import array_of, from_proto, load, overridable
 from onnxq.graph.opset import raise_opset
 from onnxq.graph.session import Recorded, Runtime, Session
 from onnxq.numerics.observe import observe
@@ -35,7 +37,7 @@ def external(folder: Path, proto: onnx.ModelProto) -> Path:
 def test_large_external_data_stays_in_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(io, "LAZY", 0)
+    monkeypatch.setattr(external_data, "LAZY", 0)
     proto = build(TWO, WEIGHTS)
     model = load(external(tmp_path, proto))
     assert model.proto.ByteSize() < 1000
@@ -48,7 +50,7 @@ def test_large_external_data_stays_in_its_file(
 def test_external_data_that_is_too_short_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(io, "LAZY", 0)
+    monkeypatch.setattr(external_data, "LAZY", 0)
     path = external(tmp_path, build(TWO, WEIGHTS))
     (tmp_path / "w.bin").write_bytes(bytes(10_000))
     with pytest.raises(ModelError, match=r"m\.onnx: .*w\.bin.* too short for tensor"):
