@@ -12,6 +12,14 @@ After:
 A runtime fuses such a group into one integer operator. Where an integer operator writes a
 tensor, every reader reads the dequantized one, since no other will exist; where a float
 operator writes it, only integer readers do. Graph inputs and outputs keep their names.
+
+A pair with one scale a channel stands between operators that do nothing::
+
+    y  = Max(DequantizeLinear(QuantizeLinear(Max(t), sy, zy), sy, zy))
+
+onnxruntime does not look at the number of scales before it fuses: without them it makes
+QLinearAdd, QLinearAveragePool or MatMulIntegerToFloat of such groups, which fail to load or to
+run.
 """
 
 from collections.abc import Mapping
@@ -59,7 +67,9 @@ def required_opset(plan: Plan) -> tuple[int, str]:
     odd = [spec.dtype.name for spec in specs if _element_type(spec.dtype).name not in PLAIN]
     if odd:
         return 21, odd[0]
-    return (13, "per-channel weights") if any(spec.tile for spec in specs) else (10, "int8")
+    if any(weight.spec.tile for node in plan.nodes.values() for weight in node.weights):
+        return 13, "per-channel weights"
+    return (13, "per-channel activations") if any(s.tile for s in specs) else (10, "int8")
 
 
 def emit_qdq(
@@ -198,15 +208,23 @@ class _Writer:
     def copy(self, tensor: gs.Tensor) -> gs.Variable:
         """Return a copy of a tensor, made by an operator no runtime fuses."""
         after = gs.Variable(self.names.new(f"{tensor.name}_kept_float"))
-        node = gs.Node("Max", name=f"{after.name}_Max", inputs=[tensor], outputs=[after])
-        self._model.graph.nodes.append(node)
+        self._copy(tensor, after)
         return after
+
+    def _copy(self, before: gs.Tensor, after: gs.Tensor) -> None:
+        """Write the operator that copies one tensor to another."""
+        node = gs.Node("Max", name=f"{after.name}_Max", inputs=[before], outputs=[after])
+        self._model.graph.nodes.append(node)
 
     def pair(self, before: gs.Tensor, after: gs.Tensor, params: QuantParams) -> None:
         """Write QuantizeLinear and DequantizeLinear between two tensors."""
         stem = after.name.removesuffix("_dequantized")
         parameters = self._parameters(stem, params)
         middle = gs.Variable(self.names.new(f"{stem}_quantized"))
+        if params.tile:
+            behind, after = after, gs.Variable(self.names.new(f"{stem}_by_channel"))
+            before = self.copy(before)
+            self._copy(after, behind)
         self._add("QuantizeLinear", [before, *parameters], middle, params)
         self._add("DequantizeLinear", [middle, *parameters], after, params)
 
