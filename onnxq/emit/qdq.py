@@ -19,7 +19,9 @@ A pair with one scale a channel stands between operators that do nothing::
 
 onnxruntime does not look at the number of scales before it fuses: without them it makes
 QLinearAdd, QLinearAveragePool or MatMulIntegerToFloat of such groups, which fail to load or to
-run.
+run. The weights of a Gemm or MatMul that reads such a tensor get a Max too: it would become
+MatMulNBits, which rounds its input once more, to 8 bits a row. The bias of a Conv, ConvTranspose
+or Gemm that does stays float, since no one scale is that of the accumulator.
 """
 
 from collections.abc import Mapping
@@ -40,6 +42,7 @@ from onnxq.plan import NodePlan, Plan
 from onnxq.targets import Target
 from onnxq.types import Array, IntType, QuantParams
 
+WEIGHT_ONLY = ("Gemm", "MatMul")  # what onnxruntime has kernels for float times integer for
 PLAIN = ("int8", "uint8", "int32")  # element types of the first quantized operator sets
 
 
@@ -132,8 +135,15 @@ def _emit_weights(
             raised = int((scale > before).sum())
             params = replace(params, scale=scale.reshape(params.scale.shape))
             node.inputs[plan.bias] = writer.dequantized(bias, bias_params(scale, input_scale))
-        node.inputs[weight.index] = writer.dequantized(node.inputs[weight.index], params)
+        after = writer.dequantized(node.inputs[weight.index], params)
+        alone = node.op in WEIGHT_ONLY and _reads_channels(node, activations)
+        node.inputs[weight.index] = writer.copy(after) if alone else after
     return raised
+
+
+def _reads_channels(node: gs.Node, activations: Mapping[str, QuantParams]) -> bool:
+    """Say whether a node reads an activation with one scale a channel."""
+    return any(t.name in activations and activations[t.name].tile for t in node.inputs)
 
 
 def _emit_written(writer: "_Writer", tensor: gs.Tensor, params: QuantParams) -> None:

@@ -276,7 +276,7 @@ def _interior(graph: _Graph, common: set[str]) -> set[str]:
         if activation is None or before in common:
             continue
         read = [name for name in activation.input if name and name not in graph.constants]
-        writer = graph.writer(read[0]) if len(read) == 1 else None
+        writer = graph.writer(graph.copied(read[0])) if len(read) == 1 else None
         if writer is None or writer.op_type in STORES or read[0] in graph.outputs:
             continue
         if len(graph.readers[read[0]]) == 1:
