@@ -71,13 +71,13 @@ class WeightPlan:
         index: Which input of the node.
         name: The tensor.
         spec: How it is quantized.
-        reason: Why.
+        whole: Why it has one scale although activations by channel were asked for, or nothing.
     """
 
     index: int
     name: str
     spec: QuantSpec
-    reason: str = ""
+    whole: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,7 +370,7 @@ def _node_plan(
 
 def _weight(context: Context, node: Node, index: int, tensor: Constant) -> WeightPlan:
     """Plan one constant input of a chosen node."""
-    spec, reason = weight_spec(context, node, index, tensor), f"input {index} of {label(node)}"
-    if context.op(node).role != "compute" and wants_channels(context, node):
-        reason = f"{reason}; per tensor: it is a constant"
-    return WeightPlan(index=index, name=tensor.name, spec=spec, reason=reason)
+    spec = weight_spec(context, node, index, tensor)
+    like_activation = context.op(node).role != "compute" and wants_channels(context, node)
+    whole = "it is a constant" if like_activation else ""
+    return WeightPlan(index=index, name=tensor.name, spec=spec, whole=whole)

@@ -141,11 +141,11 @@ def plan_dict(found: Planned) -> dict[str, Any]:
         _tensor(a.name, "activation", a.spec, a.reason, None if a.shares == a.name else a.shares)
         for a in plan.activations.values()
     ]
-    tensors += [
-        _tensor(weight.name, "weight", weight.spec, weight.reason)
-        for node in plan.nodes.values()
-        for weight in node.weights
-    ]
+    for node in plan.nodes.values():
+        for weight in node.weights:
+            reason = f"input {weight.index} of {node.label}"
+            reason += f"; per tensor: {weight.whole}" if weight.whole else ""
+            tensors.append(_tensor(weight.name, "weight", weight.spec, reason))
     return {
         "target": plan.target.name,
         "recipe": plan.recipe.to_dict(),

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from onnxq import calibration, planning
+from onnxq.emit.qdq import required_opset
 from onnxq.errors import CalibrationError, RecipeError, UnsupportedError
 from onnxq.graph.io import from_proto
 from onnxq.graph.segments import Cut
@@ -15,6 +16,7 @@ from onnxq.numerics.affine import fake_quantize
 from onnxq.numerics.channels import ChannelObserver
 from onnxq.numerics.extremes import extremes
 from onnxq.numerics.histogram import MIXED
+from onnxq.parameters import activation_params
 from onnxq.plan import Plan, resolve
 from onnxq.recipe import NodeRule, Recipe, TensorRule
 from onnxq.table import CalibrationTable, Group
@@ -124,7 +126,8 @@ def test_a_bias_stays_float_behind_channels() -> None:
 def test_constants_keep_one_scale() -> None:
     (weight,) = planned().nodes["s"].weights
     assert weight.spec.tile == ()
-    assert weight.reason == "input 1 of Mul(s); per tensor: it is a constant"
+    assert weight.whole == "it is a constant"
+    assert not planned(Recipe()).nodes["s"].weights[0].whole
 
 
 @pytest.mark.parametrize(
@@ -235,6 +238,15 @@ def test_tensors_without_fixed_channels_fall_back_to_one_scale() -> None:
     assert found.channels == {"y": 1}
 
 
+def test_a_channel_of_zeros_takes_the_ends_of_all_others() -> None:
+    _, plan = table_of({})
+    values = np.zeros((1, 3, 8, 8), np.float32)
+    values[0, 1, 0, :2] = (-1.5, 3)
+    seen = {name: extremes(values, IMAGE) for name in plan.activations}
+    scale = activation_params(plan, seen)["x"].scale
+    np.testing.assert_allclose(scale.reshape(-1), [4.5 / 255] * 3, rtol=1e-6)
+
+
 # --- what is written
 
 
@@ -288,6 +300,12 @@ def _reference(held: dict[str, Array], x: Array, used: Mapping[str, QuantParams]
     d = fake_quantize(pointwise(r, held["k"]), used["d"])
     a = fake_quantize(d + r, used["a"])
     return fake_quantize(pointwise(a, held["k"]), used["y"])
+
+
+def test_the_operator_set_is_needed_for_the_activations() -> None:
+    assert required_opset(planned()) == (13, "per-channel weights")
+    recipe = replace(BY_CHANNEL, weights=TensorRule(granularity="tensor"))
+    assert required_opset(planned(recipe)) == (13, "per-channel activations")
 
 
 def test_a_pair_stands_between_operators_that_do_nothing() -> None:
