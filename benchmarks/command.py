@@ -11,7 +11,15 @@ import numpy as np
 from benchmarks import fetch, table
 from benchmarks.fetch.packages import environment
 from benchmarks.measure import Reference, Row, Settings
-from benchmarks.tools import NNCF_ENVIRONMENT, TOOLS, Job, Outcome, python_of, quantize
+from benchmarks.tools import (
+    NNCF_ENVIRONMENT,
+    NNCF_REQUIREMENTS,
+    TOOLS,
+    Job,
+    Outcome,
+    python_of,
+    quantize,
+)
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_TOOLS = "onnxq,onnxruntime,onnxruntime-hand"
@@ -33,7 +41,7 @@ def main() -> int:
     asked.fetch = asked.fetch or asked.fetch_only
     if asked.with_nncf:
         say("installing nncf in an environment of its own")
-        environment(asked.cache / NNCF_ENVIRONMENT, ["nncf", "onnx", "onnxruntime"])
+        environment(asked.cache / NNCF_ENVIRONMENT, NNCF_REQUIREMENTS)
         asked.tools += [t for t in ("nncf", "nncf-transformer") if t not in asked.tools]
     ingredients = fetch.Ingredients(
         cache=asked.cache, imagenet=asked.imagenet, cifar=asked.cifar, cifar_model=asked.cifar_model

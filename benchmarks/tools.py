@@ -21,6 +21,7 @@ LEAST_OPSET = 13  # below it DequantizeLinear has no axis, so no scale a channel
 RAISED_OPSET = 17
 MOST_ERROR = 300  # characters of an error in the table
 NNCF_ENVIRONMENT = ".env-nncf"
+NNCF_REQUIREMENTS = ("nncf", "onnx", "onnxruntime", "sympy")  # sympy: onnxruntime's preparation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,15 +95,9 @@ def run_onnxruntime_hand(job: Job) -> None:
     are quantized, weights get one scale a channel, and activations are uint8. Where it fails on
     what its own preparation makes, the model is taken as it is.
     """
-    import onnx  # noqa: PLC0415
-    from onnx import version_converter  # noqa: PLC0415
     from onnxruntime.quantization import QuantType  # noqa: PLC0415
 
-    path = Path(job.model)
-    model = onnx.load(path)
-    if max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")) < LEAST_OPSET:
-        path = Path(job.output).with_suffix(".raised.onnx")
-        onnx.save(version_converter.convert_version(model, RAISED_OPSET), path)
+    path = _raised(job)
     settings = {
         "per_channel": True,
         "op_types_to_quantize": ["Conv", "MatMul", "Gemm"],
@@ -113,6 +108,19 @@ def run_onnxruntime_hand(job: Job) -> None:
         _quantize_static(job, _prepared(job, path), settings)
     except Exception:  # noqa: BLE001  whatever it is, there is one more way to try
         _quantize_static(job, path, settings)
+
+
+def _raised(job: Job) -> Path:
+    """Raise the operator set by hand where it is too old for a scale a channel."""
+    import onnx  # noqa: PLC0415
+    from onnx import version_converter  # noqa: PLC0415
+
+    model = onnx.load(job.model)
+    if max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")) >= LEAST_OPSET:
+        return Path(job.model)
+    raised = Path(job.output).with_suffix(".raised.onnx")
+    onnx.save(version_converter.convert_version(model, RAISED_OPSET), raised)
+    return raised
 
 
 def _prepared(job: Job, path: Path) -> Path:
@@ -152,12 +160,16 @@ def run_nncf_transformer(job: Job) -> None:
 
 
 def _nncf(job: Job, *, transformer: bool) -> None:
-    """Run NNCF."""
+    """Run NNCF, after both steps that its log asks for.
+
+    Left at an operator set below 13 it falls back to one weight scale a tensor, which ruins
+    ``ppocr_rec``.
+    """
     import nncf  # noqa: PLC0415
     import onnx  # noqa: PLC0415
 
     quantized = nncf.quantize(
-        onnx.load(job.model),
+        onnx.load(_prepared(job, _raised(job))),
         nncf.Dataset(list(feeds(job))),
         subset_size=job.samples,
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,

@@ -95,6 +95,7 @@ def calibrate(
         groups=collection.groups,
         threads=runtime.threads,
     )
+    del prepared  # the session has its own copy of the weights
     table, done, checkpoints = _resumed(table, collection, wanted, source)
     try:
         return collect.collect(

@@ -8,7 +8,6 @@ who took which, nor on whether the run was interrupted and resumed.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from importlib.metadata import version
 from itertools import islice
 from threading import Lock
@@ -18,13 +17,15 @@ from typing import Any
 import numpy as np
 
 from onnxq.errors import ModelError
-from onnxq.feeds import Batch
+from onnxq.feeds import Batch, rows
 from onnxq.graph.io import Model
 from onnxq.graph.session import Runtime, Session
 from onnxq.table import CalibrationTable, Group, KeptSamples
+from onnxq.types import Array, TensorStats
 
 TOOLS = ("onnxq", "onnxruntime", "onnx", "numpy")
 POLL = 0.1  # seconds between looks at the workers
+RUN_BYTES = 96 << 20  # what one run may return
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,14 +139,13 @@ def collect(
         ModelError: The model cannot run the data.
         KeyboardInterrupt: The run was interrupted, and is at the last checkpoint.
     """
-    queue = _Queue(data, start.batches)
-    groups, keep = len(start.table.groups), start.table.kept.limit
-    hands = [_Hand(session, job.wanted, groups, keep) for _ in range(job.workers)]
+    queue, seen = _Queue(data, start.batches), _Seen(job.wanted, start.table)
+    hands = [_Hand(session, seen) for _ in range(job.workers)]
     seconds = job.checkpoints.every if job.checkpoints else np.inf
 
     def checkpoint() -> None:
         if job.checkpoints and not queue.empty:
-            job.checkpoints.save(reduce(_add, hands, start.table), queue.taken)
+            job.checkpoints.save(seen.table(), queue.taken)
 
     with ThreadPoolExecutor(job.workers) as pool:
         while not queue.empty:
@@ -153,15 +153,15 @@ def collect(
             running = [pool.submit(hand.work, queue) for hand in hands]
             try:
                 for _ in _waiting(running, queue):
-                    report(start.table.samples + sum(hand.samples for hand in hands))
+                    report(seen.samples)
             except KeyboardInterrupt:
                 queue.open_for(0)
                 wait(running)
                 checkpoint()
                 raise
             checkpoint()
-    report(start.table.samples + sum(hand.samples for hand in hands))
-    return reduce(_add, hands, start.table)
+    report(seen.samples)
+    return seen.table()
 
 
 def _waiting(running: Sequence[Future[None]], queue: "_Queue") -> Iterator[None]:
@@ -172,12 +172,6 @@ def _waiting(running: Sequence[Future[None]], queue: "_Queue") -> Iterator[None]
         yield
     for future in running:
         future.result()
-
-
-def _add(table: CalibrationTable, hand: "_Hand") -> CalibrationTable:
-    """Add what one worker has seen to a table."""
-    groups = tuple(a.merge(b) for a, b in zip(table.groups, hand.groups(), strict=True))
-    return replace(table, groups=groups, kept=table.kept.merge(hand.kept))
 
 
 class _Queue:
@@ -204,57 +198,117 @@ class _Queue:
             yield batch
 
 
-class _Hand:
-    """What one worker has seen."""
+class _Seen:
+    """What all workers have seen: one observer a tensor and group, used by one worker at a time."""
 
-    def __init__(self, session: Session, wanted: Wanted, groups: int, keep: int) -> None:
-        from onnxq.numerics.observe import SCRATCH  # noqa: PLC0415  the compiler is slow to load
+    def __init__(self, wanted: Wanted, start: CalibrationTable) -> None:
+        from onnxq.numerics.channels import ChannelObserver  # noqa: PLC0415
+        from onnxq.numerics.observe import Observer  # noqa: PLC0415  the compiler is slow to load
 
-        self._session, self._wanted = session, wanted
-        self._scratch = np.zeros(SCRATCH, np.int32)
-        self._seen: list[dict[str, Any]] = [{} for _ in range(groups)]
-        self._channels: list[dict[str, Any]] = [{} for _ in range(groups)]
-        self._samples = [0] * groups
-        self.kept = KeptSamples(limit=keep)
+        groups = range(len(start.groups))
+        self._start, self._lock = start, Lock()
+        self._tensors = [
+            {n: _Locked(Observer(wanted.keep)) for n in wanted.tensors} for _ in groups
+        ]
+        self._channels = [
+            {
+                n: _Locked(ChannelObserver(a, wanted.keep_channel))
+                for n, a in wanted.channels.items()
+            }
+            for _ in groups
+        ]
+        self._samples, self._kept = [0 for _ in groups], start.kept
 
     @property
     def samples(self) -> int:
         """Number of samples so far."""
-        return sum(self._samples)
+        return self._start.samples + sum(self._samples)
+
+    def group_of(self, batch: Batch) -> int:
+        """Return the group a batch belongs to."""
+        return batch.number % len(self._samples)
+
+    def fold(self, group: int, values: Mapping[str, Any], scratch: Array) -> None:
+        """Fold in the tensors of one run."""
+        for name, tensor in self._tensors[group].items():
+            with tensor.lock:
+                tensor.observer.see(np.asarray(values[name]), scratch)
+        for name, tensor in self._channels[group].items():
+            with tensor.lock:
+                tensor.observer.see(np.asarray(values[name]))
+
+    def count(self, group: int, batch: Batch) -> None:
+        """Count a batch whose runs were all folded in, and offer its samples for keeping."""
+        with self._lock:
+            self._samples[group] += batch.samples
+            self._kept = self._kept.add(batch.rows())
+
+    def table(self) -> CalibrationTable:
+        """Return all that was seen, together with what there was at the start."""
+        found = [
+            Group(samples=samples, tensors=_stats(tensors), channels=_stats(channels))
+            for samples, tensors, channels in zip(
+                self._samples, self._tensors, self._channels, strict=True
+            )
+        ]
+        groups = tuple(a.merge(b) for a, b in zip(self._start.groups, found, strict=True))
+        return replace(self._start, groups=groups, kept=self._kept)
+
+
+@dataclass(frozen=True)
+class _Locked:
+    """An observer and the lock of who uses it."""
+
+    observer: Any
+    lock: Any = field(default_factory=Lock)
+
+
+def _stats(tensors: Mapping[str, _Locked]) -> dict[str, TensorStats]:
+    """Return what observers have seen; those that saw nothing are left out."""
+    found = {name: tensor.observer.stats() for name, tensor in tensors.items()}
+    return {name: stats for name, stats in found.items() if stats is not None}
+
+
+class _Hand:
+    """One worker."""
+
+    def __init__(self, session: Session, seen: _Seen) -> None:
+        from onnxq.numerics.observe import SCRATCH  # noqa: PLC0415  the compiler is slow to load
+
+        self._session, self._seen = session, seen
+        self._scratch = np.zeros(SCRATCH, np.int32)
+        self._rows: dict[Any, int] = {}
 
     def work(self, queue: _Queue) -> None:
         """Run and fold batches as long as there are any."""
         for batch in queue:
-            values = dict(batch.inputs)
-            values.update(zip(self._session.outputs, _run(self._session, batch), strict=True))
-            group = batch.number % len(self._seen)
-            self._fold(group, values)
-            self._samples[group] += batch.samples
-            self.kept = self.kept.add(batch.rows())
+            group = self._seen.group_of(batch)
+            for part in self._parts(batch):
+                self._seen.fold(group, self._values(part), self._scratch)
+            self._seen.count(group, batch)
 
-    def _fold(self, group: int, values: Mapping[str, Any]) -> None:
-        """Fold the tensors of one batch."""
-        from onnxq.numerics.channels import ChannelObserver  # noqa: PLC0415
-        from onnxq.numerics.observe import Observer  # noqa: PLC0415
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        """Cut a batch so that no run returns more than `RUN_BYTES`, if its rows can be parted.
 
-        seen, channels = self._seen[group], self._channels[group]
-        for name in self._wanted.tensors:
-            if name not in seen:
-                seen[name] = Observer(self._wanted.keep, self._scratch)
-            seen[name].see(np.asarray(values[name]))
-        for name, axis in self._wanted.channels.items():
-            if name not in channels:
-                channels[name] = ChannelObserver(axis, self._wanted.keep_channel)
-            channels[name].see(np.asarray(values[name]))
+        How many rows that is depends on nothing but the shapes of the batch, so the table does
+        not depend on which worker takes it.
+        """
+        if not batch.splittable or batch.samples == 1:
+            yield batch
+            return
+        shapes = tuple(array.shape[1:] for array in batch.inputs.values())
+        if shapes not in self._rows:
+            first = self._values(rows(batch, 0, 1))
+            size = sum(np.asarray(value).nbytes for value in first.values())
+            self._rows[shapes] = max(RUN_BYTES // max(size, 1), 1)
+        for start in range(0, batch.samples, self._rows[shapes]):
+            yield rows(batch, start, start + self._rows[shapes])
 
-    def groups(self) -> Iterator[Group]:
-        """Return what was seen of each group."""
-        for samples, seen, channels in zip(self._samples, self._seen, self._channels, strict=True):
-            yield Group(
-                samples=samples,
-                tensors={name: one.stats() for name, one in seen.items()},
-                channels={name: one.stats() for name, one in channels.items()},
-            )
+    def _values(self, batch: Batch) -> dict[str, Any]:
+        """Run one batch and return all tensors by name."""
+        values: dict[str, Any] = dict(batch.inputs)
+        values.update(zip(self._session.outputs, _run(self._session, batch), strict=True))
+        return values
 
 
 def _run(session: Session, batch: Batch) -> list[Any]:

@@ -4,6 +4,7 @@
     ├── UsageError          2  bad flags, missing file
     ├── ModelError          3  unreadable, fails the checker, nothing to quantize
     ├── CalibrationError    4  reader empty, wrong input, NaN, table of another model
+    │   └── EmptyShardError    fewer batches than shards
     ├── RecipeError         5  unknown key, rule that matches nothing
     │   └── UnknownNameError   unknown range algorithm, reader, target, …
     ├── UnsupportedError    6  the target or the emitter cannot express the plan
@@ -14,14 +15,22 @@ A message is one line: what is wrong, where, and what to do. Anything that is no
 `OnnxqError` is a bug and leaves with its traceback and exit code 1.
 """
 
+import copyreg
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+LISTED = 10  # names a message lists at most
 
 
 class OnnxqError(Exception):
     """Base of every error a user can cause or mend."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it travel between processes, whatever its constructor takes."""
+        return copyreg.__newobj__, (type(self), *self.args)  # type: ignore[attr-defined]
 
 
 class UsageError(OnnxqError):
@@ -40,6 +49,10 @@ class CalibrationError(OnnxqError):
     """The calibration data or table does not fit the model."""
 
     exit_code = 4
+
+
+class EmptyShardError(CalibrationError):
+    """The data has fewer batches than shards, and none for this one."""
 
 
 class RecipeError(OnnxqError):
@@ -62,7 +75,9 @@ class UnknownNameError(RecipeError):
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}")
+        listed = ", ".join(names[:LISTED]) or "none"
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}known: {listed}{more}")
 
 
 class UnsupportedError(OnnxqError):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.errors import CalibrationError
+from onnxq.errors import CalibrationError, EmptyShardError
 from onnxq.readers import Feed, InputInfo, Reader
 from onnxq.types import Array
 
@@ -44,6 +44,12 @@ class Batch:
             yield {name: array[row : row + 1] for name, array in self.inputs.items()}
 
 
+def rows(batch: Batch, start: int, stop: int) -> Batch:
+    """Return some rows of a splittable batch."""
+    inputs = {name: array[start:stop] for name, array in batch.inputs.items()}
+    return replace(batch, inputs=inputs, samples=min(stop, batch.samples) - start)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cut:
     """Which batches to make of a reader.
@@ -73,6 +79,7 @@ def batches(reader: Reader, inputs: Sequence[InputInfo], cut: Cut) -> Iterator[B
     Raises:
         CalibrationError: The reader fails or yields nothing, or yields what the model cannot
             take: a missing or unknown name, another rank, size or type, NaN or infinities.
+        EmptyShardError: There are fewer batches than shards.
     """
     index, shards = cut.shard
     count = 0
@@ -85,9 +92,14 @@ def batches(reader: Reader, inputs: Sequence[InputInfo], cut: Cut) -> Iterator[B
         batch = f"batch of {fixed} samples, the size the model asks for" if fixed else "sample"
         raise CalibrationError(f"the data holds no {batch}")
     if count <= index:
-        raise CalibrationError(
+        raise EmptyShardError(
             f"shard {index}/{shards} is empty: the data fills only {count} batches"
         )
+
+
+def batch_size(reader: Reader, inputs: Sequence[InputInfo], cut: Cut) -> int:
+    """Return how many samples a batch holds, the last perhaps not."""
+    return (_fixed_batch(inputs) or cut.batch_size) if reader.stackable else 1
 
 
 def _batch(feed: Feed, inputs: Sequence[InputInfo], *, stackable: bool) -> Batch:

@@ -94,7 +94,8 @@ def open_reader(
 def about(data: str, error: Exception) -> CalibrationError:
     """Return an error that says which data it is about, if it does not say so already."""
     text = str(error)
-    return CalibrationError(text if data in text else f"{data}: {text}")
+    kind = type(error) if isinstance(error, CalibrationError) else CalibrationError
+    return kind(text if data in text else f"{data}: {text}")
 
 
 def _choose(data: str, path: Path, name: str | None) -> Any:

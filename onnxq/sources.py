@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxq.errors import CalibrationError
-from onnxq.feeds import Batch, Cut, batches
+from onnxq.feeds import Batch, Cut, batch_size, batches
 from onnxq.graph.session import Session
 from onnxq.readers import Reader, about, open_reader
 
@@ -46,6 +46,13 @@ def expected(reader: Reader, cut: Cut) -> int | None:
     except TypeError:
         return None
     return min(there, cut.samples or there) // cut.shard[1]
+
+
+def expected_batches(reader: Reader, session: Session, cut: Cut) -> int | None:
+    """Return how many batches a reader fills at most, or None if it cannot tell."""
+    samples = expected(reader, cut)
+    size = batch_size(reader, session.inputs, cut)
+    return None if samples is None else -(-samples // size)
 
 
 def batches_of(source: Source, session: Session) -> Iterator[Batch]:

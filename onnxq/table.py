@@ -78,11 +78,11 @@ class KeptSamples:
 
 def content_hash(feed: Feed) -> str:
     """Return a digest of a feed's names, types, shapes and values."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.sha256()
     for name in sorted(feed):
         digest.update(f"{name}\0{feed[name].dtype.str}\0{feed[name].shape}\0".encode())
         digest.update(np.ascontiguousarray(feed[name]).tobytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
 @dataclass(frozen=True, kw_only=True)

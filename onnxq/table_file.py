@@ -33,6 +33,7 @@ DAMAGE = (  # what reading bytes that are no table can raise
     ValueError,
 )
 LARGEST_MEMBER = 1 << 30  # bytes; a member that claims more is no honest table
+ZIP = b"PK"  # how every zip begins, and no model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,8 @@ def save(table: CalibrationTable, path: Path, checkpoint: Checkpoint | None = No
         },
         "checkpoint": asdict(checkpoint) if checkpoint else None,
     }
-    with staged(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    level = 1 if checkpoint else 6  # a checkpoint is soon gone
+    with staged(path) as temporary, zipfile.ZipFile(temporary, "w", compresslevel=level) as archive:
         _add(archive, "table.json", json.dumps(meta, indent=1, sort_keys=True).encode())
         for name, array in arrays.items():
             stream = io.BytesIO()
@@ -91,7 +93,7 @@ def save(table: CalibrationTable, path: Path, checkpoint: Checkpoint | None = No
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     """Add a member without a time stamp."""
     info = zipfile.ZipInfo(name)
-    archive.writestr(info, content, zipfile.ZIP_DEFLATED, compresslevel=6)
+    archive.writestr(info, content, zipfile.ZIP_DEFLATED, archive.compresslevel)
 
 
 def _encode_group(group: Group, prefix: str, arrays: dict[str, Array]) -> dict[str, Any]:
@@ -154,6 +156,15 @@ def _decode_stats(meta: Mapping[str, Any], counts: Array, values: Array) -> Tens
         histograms=tuple(histograms),
         ends=tuple(ends),
     )
+
+
+def is_table(path: Path) -> bool:
+    """Say whether a file looks like a table, be it damaged, and not like a model."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(ZIP)) == ZIP
+    except OSError:
+        return False
 
 
 def load(path: Path) -> CalibrationTable:

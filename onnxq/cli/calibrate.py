@@ -65,6 +65,22 @@ def calibrate(
             rich_help_panel=options.RUN,
         ),
     ] = 0,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run on the cluster of this Dask scheduler: tcp://HOST:PORT or a scheduler file.",
+            rich_help_panel=options.CLUSTER,
+        ),
+    ] = None,
+    shards: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Parts to split the data into for the cluster; 0: two a thread of the workers.",
+            rich_help_panel=options.CLUSTER,
+        ),
+    ] = 0,
     provider: options.Provider = "cpu",
     threads: options.Threads = 0,
     custom_ops: options.CustomOps = None,
@@ -75,35 +91,43 @@ def calibrate(
 
     [bold]onnxq calibrate model.onnx --data calib/ -o model.calib[/bold]
     """
-    from onnxq import pipeline, table_file  # noqa: PLC0415
+    from onnxq import cluster, table_file  # noqa: PLC0415
+    from onnxq.calibrating import Collection  # noqa: PLC0415
     from onnxq.cli.common import asked, channels_of, runtime_of, source_of  # noqa: PLC0415
     from onnxq.cli.console import Screen  # noqa: PLC0415
+    from onnxq.errors import UsageError  # noqa: PLC0415
     from onnxq.files import check_target  # noqa: PLC0415
 
     screen = Screen(quiet=quiet, verbose=verbose)
+    if shards and not scheduler:
+        raise UsageError("--shards is for --scheduler; to run one part here, use --shard I/N")
     source = source_of(data, reader, data_option, import_path, (batch_size, samples, shard))
     check_target(output, [model, Path(data)])
     checkpoint = output.with_name(f"{output.name}.checkpoint")
-    collection = pipeline.Collection(
-        keep_samples=keep_samples,
-        keep_extremes=keep_extremes,
-        keep_channel_extremes=keep_channel_extremes,
-        groups=groups,
-        channels=channels_of(activation_granularity),
-        workers=workers,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
+    work = cluster.Work(
+        model=model,
+        source=source,
+        recipe=asked(recipe, target) if recipe or target else None,
+        collection=Collection(
+            keep_samples=keep_samples,
+            keep_extremes=keep_extremes,
+            keep_channel_extremes=keep_channel_extremes,
+            groups=groups,
+            channels=channels_of(activation_granularity),
+            workers=workers,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+        ),
+        runtime=runtime_of(provider, threads, custom_ops),
+        import_path=import_path,
     )
     with screen.progress("calibrate") as report:
-        table = pipeline.calibrate(
-            model,
-            source,
-            recipe=asked(recipe, target) if recipe or target else None,
-            collection=collection,
-            runtime=runtime_of(provider, threads, custom_ops),
-            report=report,
-        )
+        if scheduler:
+            where = cluster.Cluster(address=scheduler, shards=shards)
+            table = cluster.calibrate_on(where, work, report)
+        else:
+            table = cluster.calibrate_here(work, report)
     table_file.save(table, output)
     checkpoint.unlink(missing_ok=True)
     kept = len(table.kept.feeds)

@@ -15,6 +15,7 @@ from onnxq.errors import OnnxqError
 
 INTERRUPTED = 130
 NOTHING = "interrupted: nothing was written"
+WIDEST = 100  # columns of a picture
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -60,6 +61,16 @@ class Screen:
         log.handlers[:] = [handler]
         log.setLevel(logging.INFO if verbose else logging.WARNING)
         log.propagate = False
+
+    @property
+    def unicode(self) -> bool:
+        """Whether what is printed may hold more than ASCII."""
+        return not self._console.options.ascii_only
+
+    @property
+    def width(self) -> int:
+        """How many columns a picture may take; the screen's, and never more than 100."""
+        return min(self._console.width, WIDEST) if self._console.is_terminal else WIDEST
 
     def print(self, *things: Any) -> None:
         """Print text or anything rich can show."""

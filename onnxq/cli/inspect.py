@@ -1,4 +1,4 @@
-"""``onnxq inspect``: what a model is made of, and what would become of it."""
+"""``onnxq inspect``: what a model or a calibration table holds, and what can be made of it."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,31 +11,66 @@ from onnxq.cli.recipe_flags import RecipeFlags, spelled
 
 @spelled
 def inspect(
-    model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The model.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, metavar="MODEL|CALIB", help="A model or a table."
+        ),
+    ],
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="What becomes of every node and tensor, with reasons."),
+        typer.Option("--plan", help="Of a model: what becomes of every node and tensor, and why."),
     ] = False,
+    tensor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of a table: one tensor, drawn, with the range every algorithm chooses. Any part "
+            "of a name will do that no other tensor has.",
+        ),
+    ] = None,
     *,
     asked: RecipeFlags,
     json: options.Json = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Show what a model is made of, or with --plan what quantizing would do to it.
+    """Show what a model or a calibration table is made of.
+
+    Of a model: operators, constants, multiply-adds; or with --plan what quantizing would do to it.
+    Of a table: a row for every tensor, the most outlier-like ends first; or with --tensor one of
+    them. The flags that say how to quantize go with --plan; those about activations with --tensor.
 
     [bold]onnxq inspect model.onnx --plan --exclude '^/head/'[/bold]
+
+    [bold]onnxq inspect model.calib --tensor logits --activations int8 --symmetric[/bold]
     """
-    from onnxq.cli.common import recipe_of  # noqa: PLC0415
     from onnxq.cli.console import Screen  # noqa: PLC0415
     from onnxq.errors import UsageError  # noqa: PLC0415
-    from onnxq.recipe import Recipe  # noqa: PLC0415
+    from onnxq.table_file import is_table  # noqa: PLC0415
 
     screen = Screen(quiet=quiet, verbose=verbose, to=json)
+    if is_table(file):
+        from onnxq.cli.inspect_table import show  # noqa: PLC0415
+
+        if plan:
+            raise UsageError("--plan is for models; of a table, --tensor NAME shows one tensor")
+        show(screen, file, tensor, asked)
+    elif tensor is not None:
+        raise UsageError("--tensor is for calibration tables; of a model, --plan lists all tensors")
+    else:
+        _show_model(screen, file, asked, plan=plan)
+
+
+def _show_model(screen: Any, model: Path, asked: RecipeFlags, *, plan: bool) -> None:
+    """Print what a model is made of, or what would become of it."""
+    from onnxq.cli.common import recipe_of  # noqa: PLC0415
+    from onnxq.errors import UsageError  # noqa: PLC0415
+
     recipe = recipe_of(asked)
     if plan:
         _show_plan(screen, model, recipe)
-    elif recipe == Recipe():
+    elif asked == RecipeFlags():
         _show_summary(screen, model)
     else:
         raise UsageError("flags that say how to quantize mean something with --plan only")

@@ -8,6 +8,7 @@ import typer
 DATA = "Data"
 RUN = "Running"
 OUT = "Output"
+CLUSTER = "Cluster"
 
 Data = Annotated[
     str,

@@ -17,6 +17,7 @@ from onnxq.readers import Feed, InputInfo
 from onnxq.types import Array
 
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+IN_MEMORY = 1 << 25  # bytes; larger messages go through a temporary file
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -79,18 +80,19 @@ class Session:
         options.log_severity_level = 4
         options.intra_op_num_threads = runtime.threads
         options.enable_cpu_mem_arena = runtime.arena
+        options.enable_mem_pattern = not expose  # with it, memory for what is exposed twice
         levels = ort.GraphOptimizationLevel
         options.graph_optimization_level = (
             levels.ORT_ENABLE_ALL if runtime.optimize else levels.ORT_DISABLE_ALL
         )
         folder = (model.path.parent if isinstance(model, Model) else Path()).resolve()
-        if isinstance(model, Model):
-            options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
         proto = sync(model) if isinstance(model, Model) else model
         try:
             if runtime.custom_ops is not None:
                 options.register_custom_ops_library(str(runtime.custom_ops))
             with _source(proto, folder, expose) as source:
+                if isinstance(source, bytes):
+                    options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
                 self._session = ort.InferenceSession(
                     source, options, providers=[_provider(runtime)]
                 )
@@ -129,12 +131,15 @@ class Session:
 def _source(
     model: onnx.ModelProto | Path, folder: Path, expose: Sequence[str]
 ) -> Iterator[str | bytes]:
-    """Give what onnxruntime loads: a path, or a message as bytes; beyond 2 GiB a temporary file."""
+    """Give what onnxruntime loads: a path, a small message as bytes, a large one in a file.
+
+    From a file onnxruntime needs less than half the memory on top of the model.
+    """
     if isinstance(model, Path):
         yield str(model)
         return
     with _exposed(model, expose), TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-        if model.ByteSize() < io.PROTO_LIMIT:
+        if model.ByteSize() < IN_MEMORY:
             yield model.SerializeToString()
         else:
             path = Path(temporary) / "model.onnx"

@@ -50,10 +50,15 @@ class ChannelObserver:
         self._fill = np.zeros((2, channels), np.int64)
         self._tally = np.zeros((5, channels), np.int64)  # above, below, zeros, NaN, infinite
 
-    def stats(self) -> TensorStats:
-        """Return what was seen so far, one entry a channel; `MIXED` where there are none."""
-        if self._mixed or not self._rank:
+    def stats(self) -> TensorStats | None:
+        """Return what was seen so far, one entry a channel.
+
+        None before the first batch; `MIXED` where the channels are not fixed.
+        """
+        if self._mixed:
             return MIXED
+        if not self._rank:
+            return None
         shape = [1] * self._rank
         shape[self._axis] = self._channels
         ends = [self._ends(channel) for channel in range(self._channels)]

@@ -1,6 +1,6 @@
 """One fused compiled pass over a tensor: histogram on the float's bits, exact ends, odd values.
 
-A batch is read once, in blocks that stay in the first cache. Each block is counted into four
+A batch is read once, in blocks that stay in the first cache. Each block is counted into two
 histograms in turn, so that equal neighbours do not wait for each other, and its largest and
 smallest value are kept for every lane of 64 (elementwise, hence vector instructions). The
 histogram of all that was seen says below which value nothing can belong to the K largest, so only
@@ -23,7 +23,7 @@ LANES = 64
 BLOCK = 64 * LANES  # values; 16 KiB
 FINE = 1 << (23 - SHIFT)  # bins an exponent
 EXPONENTS = 256
-SCRATCH = (4, 2, EXPONENTS * FINE)
+SCRATCH = (2, 2, EXPONENTS * FINE)
 MAGNITUDE = np.uint32(0x7FFFFFFF)
 INFINITE = np.uint32(0x7F800000)
 HUGE_BITS = HUGE.view(np.uint32)
@@ -46,8 +46,8 @@ def observe(array: Array, tile: Tile = (), *, histogram: bool = True, keep: int 
     scratch = np.zeros(SCRATCH, np.int32)
     seen = []
     for part in iterate(array, tile):
-        observer = Observer(keep, scratch)
-        observer.see(part)
+        observer = Observer(keep)
+        observer.see(part, scratch)
         seen.append(observer.stats())
     return TensorStats(
         count=np.reshape([one.count for one in seen], shape),
@@ -66,23 +66,28 @@ class Observer:
     Memory: 4 KiB for every exponent seen, and 8 bytes for every value kept at an end.
     """
 
-    def __init__(self, keep: int, scratch: Array) -> None:
+    def __init__(self, keep: int) -> None:
         """Start with nothing seen.
 
         Args:
             keep: How many values to keep at each end; 0 keeps no ends.
-            scratch: int32 zeros of shape `SCRATCH`; observers that take turns may share it.
         """
-        self._keep, self._scratch = keep, scratch
+        self._keep = keep
         self._counts = np.zeros((2, 0), np.int64)  # positive, negative; whole exponents
         self._first = 1  # exponent of the first column
         self._size, self._zeros = 0, 0
         self._odd = np.zeros(2, np.int64)  # NaN, infinite or huge
         self._wanted = max(keep, 1)  # the outermost are the extremes
         self._held = [np.zeros(0, np.float32)] * 2  # largest values, largest negatives of values
+        self._limits = np.full(2, -np.inf, np.float32)  # what is below is not wanted any more
 
-    def see(self, array: Array) -> None:
-        """Fold in one batch of any shape."""
+    def see(self, array: Array, scratch: Array) -> None:
+        """Fold in one batch.
+
+        Args:
+            array: float values of any shape.
+            scratch: int32 zeros of shape `SCRATCH`, and so they will be afterwards.
+        """
         with np.errstate(over="ignore"):  # a float64 beyond float32 counts as infinite
             values = np.ascontiguousarray(array, np.float32).reshape(-1)
         whole = values.size // BLOCK
@@ -92,17 +97,17 @@ class Observer:
             parts[1][: values.size % BLOCK] = values[whole * BLOCK :]
         peaks = np.full((whole + len(parts) - 1, 2, LANES), -np.inf, np.float32)
         lanes = np.full(LANES, MAGNITUDE, np.uint32)
-        _count(parts[0], parts[0].view(np.uint32), self._scratch, peaks[:whole], lanes)
+        _count(parts[0], parts[0].view(np.uint32), scratch, peaks[:whole], lanes)
         if len(parts) > 1:
-            _count(parts[1], parts[1].view(np.uint32), self._scratch, peaks[whole:], lanes)
-        tops = peaks.max(axis=(0, 2), initial=0) + np.float32(0)  # no negative zero
-        if tops.max() >= HUGE or self._scratch[:, :, -FINE:].any():
+            _count(parts[1], parts[1].view(np.uint32), scratch, peaks[whole:], lanes)
+        tops = peaks.max(axis=0, initial=0).max(axis=1) + np.float32(0)  # no negative zero
+        if tops.max() >= HUGE or scratch[:, :, -FINE:].any():
             tops[:] = 0
             for part in parts:
-                _drop_odd(part.view(np.uint32), self._scratch, tops.view(np.uint32), self._odd)
+                _drop_odd(part.view(np.uint32), scratch, tops.view(np.uint32), self._odd)
         last = tops.view(np.uint32) >> 23
         self._widen(max((int(lanes.min()) + 1) >> 23, 1), int(last.max()))
-        self._zeros += _fold(self._scratch, self._counts, self._first, last)
+        self._zeros += _fold(scratch, self._counts, self._first, last)
         self._zeros -= len(peaks) * BLOCK - values.size
         self._size += values.size
         for side in (0, 1):
@@ -123,16 +128,15 @@ class Observer:
     def _collect(self, values: Array, peaks: Array, side: int) -> Array:
         """Return the largest values, or negatives of values, of all batches so far."""
         bits = _bound(self._counts, self._first, side, self._zeros, self._wanted)
-        bound = np.uint32(bits).view(np.float32)
+        bound = max(np.uint32(bits).view(np.float32), self._limits[side])
         held, block = self._held[side], 0
         room = np.empty(2 * BLOCK, np.float32)
         while block < len(peaks):
-            if held.size > self._wanted:
-                held = np.partition(held, -self._wanted)[-self._wanted :]
-            if held.size == self._wanted:
-                bound = max(bound, np.nextafter(held.min(), np.float32(np.inf)))
             block, fill = _gather(values, peaks, block, side, bound, room)
             held = np.concatenate([held, room[:fill]])
+            if held.size >= 2 * self._wanted:
+                held = np.partition(held, -self._wanted)[-self._wanted :]
+                bound = self._limits[side] = np.nextafter(held[0], np.float32(np.inf))
         return held
 
     def stats(self) -> TensorStats:
@@ -176,7 +180,7 @@ class Observer:
 
 @njit(cache=True, nogil=True)
 def _count(values: Array, bits: Array, scratch: Array, peaks: Array, least: Array) -> None:
-    """Count whole blocks into ``scratch[4, 2, bins]``.
+    """Count whole blocks into ``scratch[2, 2, bins]``.
 
     Args:
         values: float32, ``(n,)``.
@@ -186,11 +190,11 @@ def _count(values: Array, bits: Array, scratch: Array, peaks: Array, least: Arra
             lane of each block, ``(blocks, 2, LANES)``. NaN takes no part.
         least: For the smallest magnitude but zero in each lane, less one.
     """
-    counts = scratch.reshape(4, 2 * EXPONENTS * FINE)
+    counts = scratch.reshape(2, 2 * EXPONENTS * FINE)
     for block in range(peaks.shape[0]):
         start, stop = block * BLOCK, (block + 1) * BLOCK
         _peaks(values[start:stop], bits[start:stop], peaks[block, 0], peaks[block, 1], least)
-        _bins(bits[start:stop], counts[0], counts[1], counts[2], counts[3])
+        _bins(bits[start:stop], counts[0], counts[1])
 
 
 @njit(cache=True, nogil=True)
@@ -206,13 +210,11 @@ def _peaks(values: Array, bits: Array, high: Array, low: Array, least: Array) ->
 
 
 @njit(cache=True, nogil=True)
-def _bins(bits: Array, a: Array, b: Array, c: Array, d: Array) -> None:
-    """Count one block in four turns."""
-    for i in range(0, BLOCK, 4):
-        a[bits[i] >> BIN] += 1
-        b[bits[i + 1] >> BIN] += 1
-        c[bits[i + 2] >> BIN] += 1
-        d[bits[i + 3] >> BIN] += 1
+def _bins(bits: Array, even: Array, odd: Array) -> None:
+    """Count one block in two turns."""
+    for i in range(0, BLOCK, 2):
+        even[bits[i] >> BIN] += 1
+        odd[bits[i + 1] >> BIN] += 1
 
 
 @njit(cache=True, nogil=True)
@@ -230,7 +232,7 @@ def _drop_odd(bits: Array, scratch: Array, tops: Array, odd: Array) -> None:
         if magnitude < HUGE_BITS:
             tops[side] = max(tops[side], magnitude)
         else:
-            scratch[i & 3, side, magnitude >> BIN] -= 1
+            scratch[i & 1, side, magnitude >> BIN] -= 1
             odd[1 if magnitude <= INFINITE else 0] += 1
 
 
@@ -248,7 +250,7 @@ def _fold(scratch: Array, counts: Array, first: int, last: Array) -> int:
         The number of zeros.
     """
     zeros = 0
-    for turn in range(4):
+    for turn in range(2):
         for side in range(2):
             part = scratch[turn, side]
             for i in range(FINE):

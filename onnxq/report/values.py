@@ -8,3 +8,11 @@ def number(value: float) -> float | str | None:
     if math.isnan(value):
         return None
     return value if math.isfinite(value) else str(value)
+
+
+def compact(count: int) -> str:
+    """Return a count in at most five characters or so, e.g. ``803k``."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= max(0.9995 * size, 10_000):
+            return f"{count / size:.3g}{unit}"
+    return str(count)

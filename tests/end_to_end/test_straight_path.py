@@ -82,13 +82,24 @@ def test_dense_outputs_survive(name: str, tmp_path: Path) -> None:
     assert min(output["cosine"] for output in outputs) >= 0.99
 
 
+def test_entropy_gives_a_working_model(tmp_path: Path) -> None:
+    """Apart from the other ranges: as published it clips hard (see docs/algorithms.md)."""
+    model, out = sample("fashion_resnet", "model.onnx"), tmp_path / "q.onnx"
+    data = sample("fashion_resnet", "calib.npz")
+    onnxq("quantize", model, "--data", data, "--samples", 64, "--range", "entropy", "-o", out)
+    onnxq(
+        "compare", model, out, "--data", sample("fashion_resnet", "eval.npz"),
+        "--samples", 200, "--min-cosine", "0.97",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "flags",
     [
         ("--per-tensor",),
         ("--per-channel", "--range", "mse"),
         ("--range", "percentile", "--range-option", "percentile=99.999"),
-        ("--range", "entropy"),
+        ("--outlier-var",),
         ("--weight-range", "outlier-var", "--k1", "0.01", "--weight-range-option", "k2=0.01"),
         ("--symmetric",),
         ("--reduce-range",),

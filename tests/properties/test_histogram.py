@@ -71,9 +71,9 @@ def test_merging_any_split_equals_the_whole(values: Array, data: st.DataObject, 
 
 @given(strategies.rows(), st.data(), st.integers(1, 9))
 def test_folding_any_split_equals_the_whole(values: Array, data: st.DataObject, keep: int) -> None:
-    observer = Observer(keep, np.zeros(SCRATCH, np.int32))
+    observer, scratch = Observer(keep), np.zeros(SCRATCH, np.int32)
     for part in data.draw(strategies.split(values)):
-        observer.see(part)
+        observer.see(part, scratch)
     assert held(observer.stats()) == held(observe(values, keep=keep))
 
 

@@ -132,9 +132,9 @@ def test_counts_of_many_batches_add_up_to_those_of_one() -> None:
     random = np.random.default_rng(5)
     parts = [random.normal(size=size) * 10.0**power for size, power in ((9, -9), (7000, 0), (5, 8))]
     together = observe(np.concatenate(parts), keep=20)
-    observer = Observer(20, np.zeros(SCRATCH, np.int32))
+    observer, scratch = Observer(20), np.zeros(SCRATCH, np.int32)
     for part in parts:
-        observer.see(part)
+        observer.see(part, scratch)
     stats = observer.stats()
     assert values_of(stats.histograms[0]) == values_of(together.histograms[0])
     assert stats.ends[0].largest.tolist() == together.ends[0].largest.tolist()
@@ -143,7 +143,7 @@ def test_counts_of_many_batches_add_up_to_those_of_one() -> None:
 def test_the_scratch_is_left_clean() -> None:
     scratch = np.zeros(SCRATCH, np.int32)
     odd = np.array([np.nan, np.inf, 1e30, 1e-40, -0.0, 0, -5, 7e20], np.float32)
-    observer = Observer(4, scratch)
-    observer.see(np.tile(odd, BLOCK))
-    observer.see(odd)
+    observer = Observer(4)
+    observer.see(np.tile(odd, BLOCK), scratch)
+    observer.see(odd, scratch)
     assert not scratch.any()

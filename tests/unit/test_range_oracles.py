@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxq import calibration
+from onnxq import collect
 from onnxq.graph import io
 from onnxq.graph.session import Runtime
 from onnxq.numerics.ends import Ends, ends
@@ -43,7 +43,7 @@ def activations() -> tuple[Array, ...]:
     model = io.load(SAMPLE / "model.onnx")
     prepare(model)
     tensors = observable(model, target("cpu"))
-    session = calibration.observer(model, tensors, Runtime())
+    session = collect.observer(model, tensors, Runtime())
     with np.load(SAMPLE / "calib.npz") as data:
         feed = {port.name: data[port.name][:32] for port in session.inputs}
     found = dict(feed)
