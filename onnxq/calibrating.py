@@ -31,6 +31,7 @@ class Collection:
     Attributes:
         keep_samples: How many samples to keep in the table, for checking results.
         keep_extremes: How many values to keep at each end of a tensor.
+        keep_channel_extremes: How many values to keep at each end of a channel.
         groups: Into how many groups of samples the statistics are kept apart.
         channels: Also collect statistics a channel: of which axis, or ``auto`` for that of the
             operators that read the tensor; None for not.
@@ -43,6 +44,7 @@ class Collection:
 
     keep_samples: int = 16
     keep_extremes: int = 4096
+    keep_channel_extremes: int = 256
     groups: int = 1
     channels: int | Literal["auto"] | None = None
     workers: int = 0
@@ -118,12 +120,19 @@ def _hands(workers: int, runtime: Runtime) -> tuple[int, Runtime]:
 
 def _wanted(model: Model, recipe: Recipe | None, collection: Collection) -> collect.Wanted:
     """Choose the tensors to observe."""
+    planned: dict[str, int] = {}
     if recipe is None:
         tensors = list(dict.fromkeys(t for n in names() for t in observable(model, target(n))))
     else:
-        tensors = resolve(model, target_of(recipe), recipe).observed
-    axes = _axes(model, tensors, collection.channels)
-    return collect.Wanted(tensors=tensors, keep=collection.keep_extremes, channels=axes)
+        plan = resolve(model, target_of(recipe), recipe)
+        tensors, planned = plan.observed, plan.channels
+    axes = {**_axes(model, tensors, collection.channels), **planned}
+    return collect.Wanted(
+        tensors=tensors,
+        keep=collection.keep_extremes,
+        channels=axes,
+        keep_channel=collection.keep_channel_extremes,
+    )
 
 
 def _axes(

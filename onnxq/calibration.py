@@ -8,7 +8,7 @@ from onnxq.graph.io import Model
 from onnxq.numerics.histogram import merge
 from onnxq.plan import Plan
 from onnxq.table import CalibrationTable
-from onnxq.types import TensorStats
+from onnxq.types import TensorStats, Tile
 
 
 def statistics(table: CalibrationTable, model: Model, plan: Plan) -> dict[str, TensorStats]:
@@ -28,9 +28,16 @@ def statistics(table: CalibrationTable, model: Model, plan: Plan) -> dict[str, T
     found: dict[str, TensorStats] = {}
     missing = []
     for name, activation in plan.activations.items():
-        there = [source for source in activation.sources if source in table.tensors]
+        held = table.channels if activation.spec.tile else table.tensors
+        there = [source for source in activation.sources if source in held]
         if there:
-            found[name] = table.tensors[there[0]]
+            found[name] = held[there[0]]
+            _check_axis(name, activation.spec.tile, found[name])
+        elif activation.spec.tile:
+            raise CalibrationError(
+                f"the calibration table lacks the channels of {name!r}: calibrate with "
+                "--activation-granularity channel"
+            )
         else:
             missing.append(name)
     if missing:
@@ -40,6 +47,36 @@ def statistics(table: CalibrationTable, model: Model, plan: Plan) -> dict[str, T
         )
     groups = {name: [name, *plan.activations[name].group] for name in found}
     return {name: reduce(merge, (found[each] for each in group)) for name, group in groups.items()}
+
+
+def _check_axis(name: str, tile: Tile, stats: TensorStats) -> None:
+    """Refuse statistics of the channels of another axis than a plan asks for.
+
+    Raises:
+        CalibrationError: They are.
+    """
+    if not tile or not stats.lo.size:
+        return
+    others = [size for size, step in zip(stats.lo.shape, tile, strict=False) if not step]
+    if stats.lo.ndim != len(tile) or any(size > 1 for size in others):
+        raise CalibrationError(
+            f"the calibration table holds channels of {name!r} along another axis than "
+            f"{tile.index(1)}: calibrate with --activation-granularity channel:{tile.index(1)}"
+        )
+
+
+def mixed(plan: Plan, stats: Mapping[str, TensorStats]) -> dict[str, str]:
+    """Return the activations that shall have channels and had no fixed ones, with the reason.
+
+    Args:
+        plan: What becomes of the activations.
+        stats: What was seen of them.
+    """
+    return {
+        activation.shares: "it has no fixed number of channels on the calibration data"
+        for name, activation in plan.activations.items()
+        if activation.spec.tile and not stats[name].lo.size
+    }
 
 
 def unfit(stats: Mapping[str, TensorStats]) -> dict[str, str]:

@@ -38,6 +38,7 @@ class Context:
         types: Element types and shapes, by tensor name.
         outputs: Names of the graph outputs.
         unfit: Tensors that must stay float for what was seen of them, each with the reason.
+        whole: Tensors that must take one scale for what was seen of them, each with the reason.
         absorbed: Tensor between an operator and the activation it absorbs, to that activation.
     """
 
@@ -47,6 +48,7 @@ class Context:
     types: Mapping[str, TensorType]
     outputs: frozenset[str]
     unfit: Mapping[str, str] = field(default_factory=dict)
+    whole: Mapping[str, str] = field(default_factory=dict)
     absorbed: dict[str, Node] = field(default_factory=dict)
 
     def rule(self, node: Node) -> NodeRule:

@@ -26,7 +26,6 @@ from onnxq.graph.io import Model
 from onnxq.graph.segments import Cut, Segment, disturbance
 from onnxq.graph.session import Runtime, Session
 from onnxq.metrics.similarity import decibel, similarity
-from onnxq.numerics.affine import fake_quantize
 from onnxq.types import Array
 
 SIDE_BY_SIDE = 16  # layers a session: few sessions, and few tensors at a time
@@ -245,7 +244,7 @@ class _Group:
             self._session = Session(cut.part(self._segments, types), runtime)
         made = self._session.run(feed)
         grids = {k: grid for s in self._segments for k, grid in s.input_grids.items() if k in feed}
-        feed.update((name, fake_quantize(feed[name], grid)) for name, grid in grids.items())
+        feed.update((name, grid.rounded(feed[name])) for name, grid in grids.items())
         rounded = self._session.run(feed) if grids else made
         yield from zip(self._segments, made, rounded, strict=True)
 
@@ -276,7 +275,7 @@ def _noise(segment: Segment, *values: Any) -> Noise:
 def _sums(segment: Segment, y: Array, got: Array, alone: Array, rounded: Array) -> Noise:
     """Return the sums of squares of one batch: y, ŷ, f(x̂), and f of x̂ on the input grids."""
     with np.errstate(over="ignore", invalid="ignore"):
-        on_grid = fake_quantize(alone, segment.grid) if segment.grid is not None else alone
+        on_grid = segment.grid.rounded(alone) if segment.grid is not None else alone
         return Noise(
             signal=_power(y),
             total=_power(got - y),

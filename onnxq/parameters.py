@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from onnxq.graph import io
 from onnxq.graph.io import Model
 from onnxq.numerics.affine import params_of
 from onnxq.numerics.ends import ends
 from onnxq.numerics.extremes import extremes
 from onnxq.plan import Plan, WeightPlan
-from onnxq.types import QuantParams, TensorStats
+from onnxq.types import QuantParams, Range, TensorStats
 
 
 def activation_params(plan: Plan, seen: Mapping[str, TensorStats]) -> dict[str, QuantParams]:
@@ -21,8 +23,18 @@ def activation_params(plan: Plan, seen: Mapping[str, TensorStats]) -> dict[str, 
             chosen[name] = chosen[activation.shares]
             continue
         spec, stats = activation.spec, seen[name]
-        chosen[name] = params_of(spec.range(stats, spec).within(*spec.bounds), spec)
+        interval = _filled(spec.range(stats, spec)).within(*spec.bounds)
+        chosen[name] = params_of(interval, spec)
     return chosen
+
+
+def _filled(chosen: Range) -> Range:
+    """Give channels that held only zeros the ends of all others: other data may wake them."""
+    if not chosen.lo.ndim:
+        return chosen
+    asleep = (chosen.lo == 0) & (chosen.hi == 0)
+    low, high = chosen.lo.min(), chosen.hi.max()
+    return Range(np.where(asleep, low, chosen.lo), np.where(asleep, high, chosen.hi))
 
 
 def weight_params(plan: Plan, model: Model) -> dict[tuple[str, int], QuantParams]:

@@ -18,6 +18,7 @@ from onnxq.choose import (
     refusal,
 )
 from onnxq.errors import ModelError, RecipeError
+from onnxq.granularity import activation_tile, blocked, wants_channels
 from onnxq.graph.io import Constant, Model, Node, Tensor
 from onnxq.graph.query import is_standard, label, tensor_types
 from onnxq.recipe import Recipe
@@ -70,11 +71,13 @@ class WeightPlan:
         index: Which input of the node.
         name: The tensor.
         spec: How it is quantized.
+        whole: Why it has one scale although activations by channel were asked for, or nothing.
     """
 
     index: int
     name: str
     spec: QuantSpec
+    whole: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +125,19 @@ class Plan:
         """Names of tensors whose statistics suffice for every activation."""
         return list(dict.fromkeys(plan.sources[-1] for plan in self.activations.values()))
 
+    @property
+    def channels(self) -> dict[str, int]:
+        """Names of activations with one scale a channel, to the axis of the channels."""
+        tiles = {plan.shares: plan.spec.tile for plan in self.activations.values()}
+        return {name: tile.index(1) for name, tile in tiles.items() if tile}
+
 
 def resolve(
-    model: Model, target: Target, recipe: Recipe, unfit: Mapping[str, str] | None = None
+    model: Model,
+    target: Target,
+    recipe: Recipe,
+    unfit: Mapping[str, str] | None = None,
+    whole: Mapping[str, str] | None = None,
 ) -> Plan:
     """Decide about every node and tensor.
 
@@ -133,19 +146,20 @@ def resolve(
         target: What the hardware can do.
         recipe: What is asked.
         unfit: Tensors that must stay float for what was seen of them, each with the reason.
+        whole: Tensors that must take one scale for what was seen of them, each with the reason.
 
     Raises:
         RecipeError: A rule matches no node, or names an unknown algorithm or type.
         UnsupportedError: The target has no such element type.
         ModelError: Nothing can be quantized.
     """
-    context = _context(model, target, recipe, unfit)
+    context = replace(_context(model, target, recipe), unfit=unfit or {}, whole=whole or {})
     _check_rules(context)
     chosen, reasons = choose(context)
     inside = _inside(context)
     if not chosen:
         found = [
-            _node_plan(context, n, reasons[n.outputs[0].name], quantized=False)
+            _node_plan(context, n, reasons[n.outputs[0].name])
             for n in context.model.graph.nodes
             if n.outputs
         ]
@@ -157,7 +171,9 @@ def resolve(
     for node in model.graph.nodes:
         if node.outputs:
             key = node.outputs[0].name
-            nodes[key] = _node_plan(context, node, reasons[key], quantized=key in chosen)
+            nodes[key] = _node_plan(
+                context, node, reasons[key], activations if key in chosen else None
+            )
     nodes |= inside
     return Plan(nodes=nodes, activations=activations, recipe=recipe, target=target)
 
@@ -185,20 +201,11 @@ def observable(model: Model, target: Target) -> list[str]:
     return list(found)
 
 
-def _context(
-    model: Model, target: Target, recipe: Recipe, unfit: Mapping[str, str] | None = None
-) -> Context:
+def _context(model: Model, target: Target, recipe: Recipe) -> Context:
     """Gather what planning looks at."""
     outputs = frozenset(tensor.name for tensor in model.graph.outputs)
     types = tensor_types(model)
-    return Context(
-        model=model,
-        target=target,
-        recipe=recipe,
-        types=types,
-        outputs=outputs,
-        unfit=unfit or {},
-    )
+    return Context(model=model, target=target, recipe=recipe, types=types, outputs=outputs)
 
 
 def _check_rules(context: Context) -> None:
@@ -253,6 +260,7 @@ def _activations(context: Context, chosen: Mapping[str, Node]) -> dict[str, Acti
             planned = _activation(context, node, result, plans, f"written by {label(node)}")
             plans[result.name] = replace(planned, written=both, carried=not both)
     _unify(context, chosen, plans)
+    _spread(blocked(context, chosen, plans), plans)
     return plans
 
 
@@ -277,13 +285,23 @@ def _activation(
         shared = plans[origin]
         reason = f"{reason}; shares the parameters of {shared.shares!r}"
         return replace(shared, name=tensor.name, reason=reason, written=False, carried=False)
+    spec, sources = activation_spec(context, node, tensor), _sources(context, tensor)
+    tile, why = activation_tile(context, node, tensor, sources)
     return ActivationPlan(
         name=tensor.name,
-        spec=activation_spec(context, node, tensor),
-        sources=_sources(context, tensor),
+        spec=replace(spec, tile=tile),
+        sources=sources,
         shares=tensor.name,
-        reason=reason,
+        reason=f"{reason}; per tensor: {why}" if why else reason,
     )
+
+
+def _spread(blocked: Mapping[str, str], plans: dict[str, ActivationPlan]) -> None:
+    """Give one scale to all that take the parameters of a tensor that cannot have several."""
+    for name, plan in plans.items():
+        if why := blocked.get(plan.shares):
+            reason = f"{plan.reason}; per tensor: {why}"
+            plans[name] = replace(plan, spec=replace(plan.spec, tile=()), reason=reason)
 
 
 def _unify(context: Context, chosen: Mapping[str, Node], plans: dict[str, ActivationPlan]) -> None:
@@ -319,26 +337,40 @@ def _sources(context: Context, tensor: Tensor) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _node_plan(context: Context, node: Node, reason: str, *, quantized: bool) -> NodePlan:
-    """Plan one node."""
+def _node_plan(
+    context: Context,
+    node: Node,
+    reason: str,
+    activations: Mapping[str, ActivationPlan] | None = None,
+) -> NodePlan:
+    """Plan one node: float, or quantized if the activations are given."""
     weights: tuple[WeightPlan, ...] = ()
     bias = None
-    if quantized:
+    if activations is not None:
         weights = tuple(
-            WeightPlan(
-                index=index, name=tensor.name, spec=weight_spec(context, node, index, tensor)
-            )
+            _weight(context, node, index, tensor)
             for index, tensor in context.data(node)
             if isinstance(tensor, Constant)
         )
         has_bias = node.op in WEIGHTED and len(node.inputs) > 2 and node.inputs[2].name
-        bias = 2 if has_bias and context.target.bias else None
+        if has_bias and activations[node.inputs[0].name].spec.tile:
+            reason = f"{reason}; float bias: {node.inputs[0].name!r} has one scale a channel"
+        elif has_bias and context.target.bias:
+            bias = 2
     return NodePlan(
         output=node.outputs[0].name,
         label=label(node),
         op=node.op,
-        quantized=quantized,
+        quantized=activations is not None,
         reason=reason,
         weights=weights,
         bias=bias,
     )
+
+
+def _weight(context: Context, node: Node, index: int, tensor: Constant) -> WeightPlan:
+    """Plan one constant input of a chosen node."""
+    spec = weight_spec(context, node, index, tensor)
+    like_activation = context.op(node).role != "compute" and wants_channels(context, node)
+    whole = "it is a constant" if like_activation else ""
+    return WeightPlan(index=index, name=tensor.name, spec=spec, whole=whole)

@@ -56,10 +56,21 @@ def plan_model(
         }
         if unfit:
             plan = resolve(prepared, target_of(recipe), recipe, unfit)
-    while new := calibration.unfit(calibration.statistics(table, prepared, plan)):
+    return prepared, _fitting(prepared, plan, table, unfit), passes, before
+
+
+def _fitting(model: Model, plan: Plan, table: CalibrationTable, unfit: dict[str, str]) -> Plan:
+    """Plan again until all that was seen fits: tensors for integers, and channels for scales."""
+    whole: dict[str, str] = {}
+    while True:
+        stats = calibration.statistics(table, model, plan)
+        mixed = calibration.mixed(plan, stats)
+        new = {} if mixed else calibration.unfit(stats)
+        if not mixed and not new:
+            return plan
+        whole |= mixed
         unfit |= new
-        plan = resolve(prepared, target_of(recipe), recipe, unfit)
-    return prepared, plan, passes, before
+        plan = resolve(model, plan.target, plan.recipe, unfit, whole)
 
 
 def _raised(model: Model, needed: int, feature: str) -> Model:
@@ -69,4 +80,6 @@ def _raised(model: Model, needed: int, feature: str) -> Model:
     except UnsupportedError as error:
         if not feature.startswith("per-channel"):
             raise
-        raise UnsupportedError(f"{error}, or use --per-tensor") from error
+        weights = feature == "per-channel weights"
+        flag = "--per-tensor" if weights else "--activation-granularity tensor"
+        raise UnsupportedError(f"{error}, or use {flag}") from error

@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 
@@ -32,7 +32,7 @@ class TensorRule:
     Attributes:
         dtype: Integer type, e.g. ``uint8``.
         symmetric: Zero point fixed, or free.
-        granularity: ``tensor`` or ``channel``.
+        granularity: ``tensor`` or ``channel``; for activations also ``channel:AXIS``.
         range: Name of a range algorithm.
         range_options: Its options.
     """
@@ -167,11 +167,35 @@ def dumps(recipe: Recipe) -> str:
 def _tensor_rule(content: Mapping[str, Any], where: str) -> TensorRule:
     """Build a tensor rule."""
     plain = dict(_checked(content, TensorRule, where))
-    if plain.get("granularity") not in (None, "tensor", "channel"):
+    granularity = plain.get("granularity")
+    try:
+        axis = channels(granularity)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from error
+    if where.endswith("weights") and axis not in (None, "auto"):
         raise RecipeError(
-            f"{where}: granularity is tensor or channel, not {plain['granularity']!r}"
+            f"{where}: granularity is tensor or channel, not {granularity!r}: the operator says "
+            "which axis the channels of its weights are"
         )
     return TensorRule(**plain)
+
+
+def channels(granularity: str | None) -> int | Literal["auto"] | None:
+    """Read a granularity.
+
+    Returns:
+        The axis of channels, ``auto`` for that of the operators that read the tensor, None for
+        one scale a tensor.
+
+    Raises:
+        ValueError: It is none of ``tensor``, ``channel`` and ``channel:AXIS``.
+    """
+    if granularity in (None, "tensor"):
+        return None
+    kind, colon, axis = str(granularity).partition(":")
+    if kind != "channel" or (colon and not re.fullmatch(r"-?[0-9]+", axis)):
+        raise ValueError(f"granularity is tensor, channel or channel:AXIS, not {granularity!r}")
+    return int(axis) if colon else "auto"
 
 
 def _node_rule(content: Any, number: int) -> NodeRule:

@@ -10,10 +10,11 @@ from onnxq.errors import RecipeError, UnsupportedError
 from onnxq.graph.io import Constant, Node, Tensor
 from onnxq.graph.query import activation_bounds, gate_bound, output_channel_axis
 from onnxq.numerics.tiles import channel_tile
-from onnxq.ranges import range_algorithm
+from onnxq.ranges import RANGES, range_algorithm
 from onnxq.ranges.fixed import Fixed
-from onnxq.recipe import TensorRule
-from onnxq.types import IntType, QuantSpec, Tile
+from onnxq.recipe import TensorRule, channels
+from onnxq.targets import Target
+from onnxq.types import IntType, QuantSpec, RangeAlgorithm, Tile
 
 
 def activation_spec(context: Context, node: Node, tensor: Tensor) -> QuantSpec:
@@ -25,7 +26,8 @@ def activation_spec(context: Context, node: Node, tensor: Tensor) -> QuantSpec:
         tensor: The activation.
 
     Raises:
-        RecipeError: The recipe names an unknown algorithm or type.
+        RecipeError: The recipe names an unknown algorithm or type, or channels and an algorithm
+            that needs histograms.
         UnsupportedError: The target has no such element type or granularity.
     """
     asked = context.rule(node).activations.over(context.recipe.activations)
@@ -95,6 +97,7 @@ def _spec(
     allowed = context.target.dtypes[kind]
     try:
         dtype = IntType.parse(rule.dtype)
+        axis = channels(rule.granularity)
     except ValueError as error:
         raise RecipeError(f"{kind}: {error}") from error
     if rule.dtype not in allowed:
@@ -102,14 +105,25 @@ def _spec(
         raise UnsupportedError(
             f"target {context.target.name} has no {rule.dtype} {kind}; it has {known}"
         )
-    if kind == "activations" and rule.granularity == "channel":
-        raise UnsupportedError(
-            f"target {context.target.name} has one scale for a whole activation: "
-            "per-channel activations are not supported"
-        )
     if rule.symmetric is False and kind in context.target.symmetric_only:
         raise UnsupportedError(f"target {context.target.name} has symmetric {kind} only")
     algorithm = range_algorithm(rule.range, **(rule.range_options or {}))
+    if kind == "activations" and axis is not None:
+        _check_channels(context.target, algorithm)
     return QuantSpec(
         dtype=dtype, symmetric=bool(rule.symmetric), range=algorithm, tile=tile, bounds=bounds
     )
+
+
+def _check_channels(target: Target, algorithm: RangeAlgorithm) -> None:
+    """Refuse channels of activations where the target or the range algorithm cannot have them."""
+    if target.one_scale:
+        raise UnsupportedError(
+            f"target {target.name} has no per-channel activations: {target.one_scale}"
+        )
+    if algorithm.needs_histogram:
+        able = ", ".join(known.name for known in RANGES if not known.needs_histogram)
+        raise RecipeError(
+            f"range {algorithm.name!r} needs histograms, which channels of activations do not "
+            f"have: use {able}, or --activation-granularity tensor"
+        )

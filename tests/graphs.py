@@ -213,7 +213,10 @@ def _activation_params(plan: Plan, proto: onnx.ModelProto, feed: Feed) -> dict[s
     if inside:
         seen.update(zip(inside, run(proto, feed, names=inside), strict=True))
     own = {
-        name: extremes(next(seen[source] for source in activation.sources if source in seen))
+        name: extremes(
+            next(seen[source] for source in activation.sources if source in seen),
+            activation.spec.tile,
+        )
         for name, activation in plan.activations.items()
     }
     chosen: dict[str, QuantParams] = {}

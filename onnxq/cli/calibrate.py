@@ -41,6 +41,10 @@ def calibrate(
         int,
         typer.Option(min=0, help="Values to keep at each end of a tensor, for outlier-var."),
     ] = 4096,
+    keep_channel_extremes: Annotated[
+        int,
+        typer.Option(min=1, help="The same at each end of a channel."),
+    ] = 256,
     keep_samples: Annotated[
         int,
         typer.Option(min=0, help="Input samples to keep in the table for checking results."),
@@ -107,6 +111,7 @@ def calibrate(
         collection=Collection(
             keep_samples=keep_samples,
             keep_extremes=keep_extremes,
+            keep_channel_extremes=keep_channel_extremes,
             groups=groups,
             channels=channels_of(activation_granularity),
             workers=workers,

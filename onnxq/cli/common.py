@@ -1,6 +1,5 @@
 """From flags to the values the library takes."""
 
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from onnxq.feeds import Cut
 from onnxq.graph.session import Runtime
 from onnxq.pipeline import Source
 from onnxq.ranges.outlier_var import OutlierVar
-from onnxq.recipe import NodeRule, Recipe, TensorRule, load
+from onnxq.recipe import NodeRule, Recipe, TensorRule, channels, load
 
 OUTLIER_VAR = OutlierVar.name
 
@@ -57,14 +56,10 @@ def channels_of(granularity: str | None) -> int | Literal["auto"] | None:
     Raises:
         UsageError: It is none of these.
     """
-    if granularity in (None, "tensor"):
-        return None
-    kind, colon, axis = str(granularity).partition(":")
-    if kind != "channel" or (colon and not re.fullmatch(r"-?\d+", axis)):
-        raise UsageError(
-            f"--activation-granularity {granularity!r}: write tensor, channel or channel:AXIS"
-        )
-    return int(axis) if colon else "auto"
+    try:
+        return channels(granularity)
+    except ValueError as error:
+        raise UsageError(f"--activation-granularity: {error}") from error
 
 
 def runtime_of(provider: str, threads: int, custom_ops: Path | None) -> Runtime:
@@ -102,6 +97,7 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
     """
     if flags.outlier_var and (flags.range_name or flags.weight_range):
         raise UsageError("--outlier-var sets --range and --weight-range: give only one of them")
+    channels_of(flags.activation_granularity)
     both = OUTLIER_VAR if flags.outlier_var else None
     weights = TensorRule(
         dtype=_reduced(flags),
@@ -112,6 +108,7 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
     activations = TensorRule(
         dtype=flags.activations,
         symmetric=flags.symmetric,
+        granularity=flags.activation_granularity,
         range=both or flags.range_name,
         range_options=key_values(flags.range_option, "--range-option") or None,
     )

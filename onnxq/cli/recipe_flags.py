@@ -24,6 +24,13 @@ class RecipeFlags:
             "--per-channel/--per-tensor", help="One weight scale a channel, or one a tensor."
         ),
     ] = None
+    activation_granularity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tensor|channel[:AXIS]",
+            help="One activation scale a tensor, or one a channel where the target allows it.",
+        ),
+    ] = None
     range_name: Annotated[
         str | None, typer.Option("--range", help="Range algorithm of activations, see onnxq list.")
     ] = None

@@ -12,6 +12,16 @@ After:
 A runtime fuses such a group into one integer operator. Where an integer operator writes a
 tensor, every reader reads the dequantized one, since no other will exist; where a float
 operator writes it, only integer readers do. Graph inputs and outputs keep their names.
+
+A pair with one scale a channel stands between operators that do nothing::
+
+    y  = Max(DequantizeLinear(QuantizeLinear(Max(t), sy, zy), sy, zy))
+
+onnxruntime does not look at the number of scales before it fuses: without them it makes
+QLinearAdd, QLinearAveragePool or MatMulIntegerToFloat of such groups, which fail to load or to
+run. The weights of a Gemm or MatMul that reads such a tensor get a Max too: it would become
+MatMulNBits, which rounds its input once more, to 8 bits a row. The bias of a Conv, ConvTranspose
+or Gemm that does stays float, since no one scale is that of the accumulator.
 """
 
 from collections.abc import Mapping
@@ -32,6 +42,7 @@ from onnxq.plan import NodePlan, Plan
 from onnxq.targets import Target
 from onnxq.types import Array, IntType, QuantParams
 
+WEIGHT_ONLY = ("Gemm", "MatMul")  # what onnxruntime has kernels for float times integer for
 PLAIN = ("int8", "uint8", "int32")  # element types of the first quantized operator sets
 
 
@@ -59,7 +70,9 @@ def required_opset(plan: Plan) -> tuple[int, str]:
     odd = [spec.dtype.name for spec in specs if _element_type(spec.dtype).name not in PLAIN]
     if odd:
         return 21, odd[0]
-    return (13, "per-channel weights") if any(spec.tile for spec in specs) else (10, "int8")
+    if any(weight.spec.tile for node in plan.nodes.values() for weight in node.weights):
+        return 13, "per-channel weights"
+    return (13, "per-channel activations") if any(s.tile for s in specs) else (10, "int8")
 
 
 def emit_qdq(
@@ -122,8 +135,15 @@ def _emit_weights(
             raised = int((scale > before).sum())
             params = replace(params, scale=scale.reshape(params.scale.shape))
             node.inputs[plan.bias] = writer.dequantized(bias, bias_params(scale, input_scale))
-        node.inputs[weight.index] = writer.dequantized(node.inputs[weight.index], params)
+        after = writer.dequantized(node.inputs[weight.index], params)
+        alone = node.op in WEIGHT_ONLY and _reads_channels(node, activations)
+        node.inputs[weight.index] = writer.copy(after) if alone else after
     return raised
+
+
+def _reads_channels(node: gs.Node, activations: Mapping[str, QuantParams]) -> bool:
+    """Say whether a node reads an activation with one scale a channel."""
+    return any(t.name in activations and activations[t.name].tile for t in node.inputs)
 
 
 def _emit_written(writer: "_Writer", tensor: gs.Tensor, params: QuantParams) -> None:
@@ -198,15 +218,23 @@ class _Writer:
     def copy(self, tensor: gs.Tensor) -> gs.Variable:
         """Return a copy of a tensor, made by an operator no runtime fuses."""
         after = gs.Variable(self.names.new(f"{tensor.name}_kept_float"))
-        node = gs.Node("Max", name=f"{after.name}_Max", inputs=[tensor], outputs=[after])
-        self._model.graph.nodes.append(node)
+        self._copy(tensor, after)
         return after
+
+    def _copy(self, before: gs.Tensor, after: gs.Tensor) -> None:
+        """Write the operator that copies one tensor to another."""
+        node = gs.Node("Max", name=f"{after.name}_Max", inputs=[before], outputs=[after])
+        self._model.graph.nodes.append(node)
 
     def pair(self, before: gs.Tensor, after: gs.Tensor, params: QuantParams) -> None:
         """Write QuantizeLinear and DequantizeLinear between two tensors."""
         stem = after.name.removesuffix("_dequantized")
         parameters = self._parameters(stem, params)
         middle = gs.Variable(self.names.new(f"{stem}_quantized"))
+        if params.tile:
+            behind, after = after, gs.Variable(self.names.new(f"{stem}_by_channel"))
+            before = self.copy(before)
+            self._copy(after, behind)
         self._add("QuantizeLinear", [before, *parameters], middle, params)
         self._add("DequantizeLinear", [middle, *parameters], after, params)
 

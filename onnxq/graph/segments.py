@@ -7,9 +7,9 @@ Both models call the same values by the same names. A name that both have is a *
 it lies inside an integer kernel (c above: only an activation reads it, and only a grid comes
 after that). A layer is what lies between boundaries and holds a QuantizeLinear or
 DequantizeLinear; its float counterpart lies between the same boundaries of the float model.
+A Max of one tensor, which the emitter puts beside some pairs, is part of the pair.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,9 +20,49 @@ import onnx
 from onnxq.errors import ModelError
 from onnxq.graph.io import Model, from_proto
 from onnxq.graph.messages import inputs_of
-from onnxq.types import IntType, QuantParams
+from onnxq.numerics.affine import fake_quantize
+from onnxq.numerics.tiles import channel_tile, grid
+from onnxq.types import Array, IntType, QuantParams
 
 STORES = ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What a pair of Q and DQ rounds to.
+
+    Attributes:
+        dtype: Integer type of the codes.
+        scale: One scale, shape ``()``, or one a channel, ``(C,)``.
+        zero_point: Shape of ``scale``.
+        axis: The axis of the channels, None with one scale.
+    """
+
+    dtype: IntType
+    scale: Array
+    zero_point: Array
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse scales that are none.
+
+        Raises:
+            ValueError: One is not positive.
+        """
+        if not (self.scale > 0).all():
+            raise ValueError("a scale must be positive")
+
+    def rounded(self, values: Array) -> Array:
+        """Quantize and dequantize, shape of ``values``."""
+        tile = () if self.axis is None else channel_tile(values.ndim, self.axis)
+        shape = grid(values.shape, tile)
+        params = QuantParams(
+            dtype=self.dtype,
+            scale=self.scale.reshape(shape),
+            zero_point=self.zero_point.reshape(shape),
+            tile=tile,
+        )
+        return fake_quantize(values, params)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +84,8 @@ class Segment:
     output: str
     inputs: tuple[str, ...]
     readers: tuple[str, ...]
-    grid: QuantParams | None
-    input_grids: Mapping[str, QuantParams]
+    grid: Grid | None
+    input_grids: Mapping[str, Grid]
 
 
 class _Graph:
@@ -67,6 +107,11 @@ class _Graph:
     def writer(self, name: str) -> onnx.NodeProto | None:
         """Return the node that writes a tensor."""
         return self.nodes[self.producer[name]] if name in self.producer else None
+
+    def copied(self, name: str) -> str:
+        """Return the tensor that another is a copy of, or itself."""
+        node = self.writer(name)
+        return node.input[0] if node is not None and _is_copy(node) else name
 
     def values(self) -> set[str]:
         """Return the names of all tensors but constants."""
@@ -128,9 +173,9 @@ class Cut:
         """Describe the layer that ends at a boundary, if one does."""
         graph = self._other
         nodes = [graph.nodes[index] for index in graph.back(output, self._stops)[0]]
-        integer = [node for node in nodes if node.op_type not in STORES]
-        if len(integer) == len(nodes):
+        if not any(node.op_type in STORES for node in nodes):
             return None
+        integer = [node for node in nodes if node.op_type not in STORES and not _is_copy(node)]
         reads = [node for node in integer if any(map(self._dequantized, node.input))]
         node = (reads or integer or nodes)[-1]
         first = node.output[0] if node.output[0] in self._float.producer else output
@@ -144,21 +189,18 @@ class Cut:
             input_grids=self._input_grids([name for node in nodes for name in node.input]),
         )
 
-    def _input_grids(self, names: Iterable[str]) -> dict[str, QuantParams]:
+    def _input_grids(self, names: Iterable[str]) -> dict[str, Grid]:
         """Find the pairs of Q and DQ between boundaries and the nodes that read them."""
         found = {}
         for name in names:
-            before, grid = _before_pair(self._other, name), _grid(self._other, name)
-            copied = self._other.writer(before) if before is not None else None
-            if copied is not None and before not in self._stops and len(copied.input) == 1:
-                before = copied.input[0]  # what the emitter puts in front of some pairs
-            if before in self._stops and name not in self._stops and grid is not None:
-                found[before] = grid
+            before, used = _before_pair(self._other, name), _grid(self._other, name)
+            if before in self._stops and name not in self._stops and used is not None:
+                found[before] = used
         return found
 
     def _dequantized(self, name: str) -> bool:
         """Say whether a DequantizeLinear writes a tensor of the quantized model."""
-        writer = self._other.writer(name)
+        writer = self._other.writer(self._other.copied(name))
         return writer is not None and writer.op_type == "DequantizeLinear"
 
     def part(self, segments: Sequence[Segment], types: Mapping[str, np.dtype[Any]]) -> Model:
@@ -235,7 +277,7 @@ def _interior(graph: _Graph, common: set[str]) -> set[str]:
         if activation is None or before in common:
             continue
         read = [name for name in activation.input if name and name not in graph.constants]
-        writer = graph.writer(read[0]) if len(read) == 1 else None
+        writer = graph.writer(graph.copied(read[0])) if len(read) == 1 else None
         if writer is None or writer.op_type in STORES or read[0] in graph.outputs:
             continue
         if len(graph.readers[read[0]]) == 1:
@@ -243,30 +285,40 @@ def _interior(graph: _Graph, common: set[str]) -> set[str]:
     return found
 
 
+def _is_copy(node: onnx.NodeProto) -> bool:
+    """Say whether a node is the Max of one tensor."""
+    return node.op_type == "Max" and len(node.input) == 1
+
+
 def _before_pair(graph: _Graph, name: str) -> str | None:
     """Return the tensor in front of the pair of Q and DQ that writes another."""
+    name = graph.copied(name)
     for op in ("DequantizeLinear", "QuantizeLinear"):
         node = graph.writer(name)
         if node is None or node.op_type != op:
             return None
         name = node.input[0]
-    return name
+    return graph.copied(name)
 
 
-def _grid(graph: _Graph, output: str) -> QuantParams | None:
-    """Return the parameters of the pair that writes a tensor, if one scale is for all of it."""
-    node = graph.writer(output)
+def _grid(graph: _Graph, output: str) -> Grid | None:
+    """Return what the pair that writes a tensor rounds to; None for blocks and unknown scales."""
+    node = graph.writer(graph.copied(output))
     if node is None or _before_pair(graph, output) is None or len(node.input) < 3:
         return None
-    scale, zero_point = (graph.constants.get(name) for name in node.input[1:3])
-    if scale is None or zero_point is None or math.prod((*scale.dims, *zero_point.dims)) != 1:
+    held = [graph.constants.get(name) for name in node.input[1:3]]
+    arrays = [onnx.numpy_helper.to_array(t) for t in held if t is not None and len(t.dims) < 2]
+    if len(arrays) < 2 or held[1] is None or arrays[0].size != arrays[1].size:
         return None
-    name = onnx.TensorProto.DataType.Name(zero_point.data_type).lower()
+    scale, zero_point = arrays
+    shape = () if scale.size == 1 else scale.shape
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
     try:
-        return QuantParams(
-            dtype=IntType.parse(name),
-            scale=onnx.numpy_helper.to_array(scale).reshape(()),
-            zero_point=onnx.numpy_helper.to_array(zero_point).astype(np.int64).reshape(()),
+        return Grid(
+            dtype=IntType.parse(onnx.TensorProto.DataType.Name(held[1].data_type).lower()),
+            scale=scale.reshape(shape),
+            zero_point=zero_point.astype(np.int64).reshape(shape),
+            axis=axis if shape else None,
         )
     except ValueError:  # a float8 type, or a scale of zero
         return None

@@ -119,17 +119,24 @@ class OutlierVar:
         """
         if not stats.ends:
             raise CalibrationError("outlier-var needs the ends: calibrate with --keep-extremes")
+        flag = "--keep-channel-extremes" if stats.lo.ndim else "--keep-extremes"
         odd = stats.nan + stats.infinite
         found = []
         for ends, count in zip(stats.ends, stats.count.flat, strict=True):
-            k1, k2 = self._counts(ends, max(int(count) - odd, ends.largest.size))
+            k1, k2 = self._counts(ends, max(int(count) - odd, ends.largest.size), flag)
             below = _limit(ends.smallest, k2, self.beta, relative=self.variance == "relative")
             above = _limit(ends.largest, k1, self.alpha, relative=self.variance == "relative")
             found.append((below, above))
         return found
 
-    def _counts(self, ends: Ends, values: int) -> tuple[int, int]:
-        """Return k1 and k2 as counts; ``values`` is the number of ordinary values of the tile."""
+    def _counts(self, ends: Ends, values: int, flag: str) -> tuple[int, int]:
+        """Return k1 and k2 as counts.
+
+        Args:
+            ends: Those of one tile.
+            values: The number of its ordinary values.
+            flag: What makes calibration keep more of them.
+        """
         signed = self.extremes == "signed"
         above, below = (ends.above, ends.below) if signed else (values, values)
         held = ends.largest.size
@@ -141,7 +148,7 @@ class OutlierVar:
             which = "k1" if k1 > held else "k2"
             raise CalibrationError(
                 f"outlier-var: {which} asks for {max(k1, k2)} values of an end, {held} are held: "
-                f"calibrate with --keep-extremes {max(k1, k2)}"
+                f"calibrate with {flag} {max(k1, k2)}"
             )
         return k1, k2
 

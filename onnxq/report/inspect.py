@@ -144,6 +144,7 @@ def plan_dict(found: Planned) -> dict[str, Any]:
     for node in plan.nodes.values():
         for weight in node.weights:
             reason = f"input {weight.index} of {node.label}"
+            reason += f"; per tensor: {weight.whole}" if weight.whole else ""
             tensors.append(_tensor(weight.name, "weight", weight.spec, reason))
     return {
         "target": plan.target.name,

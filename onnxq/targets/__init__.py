@@ -117,6 +117,7 @@ class Target:
         guards: Operator types whose float weights the runtime quantizes by itself when it finds
             them between DequantizeLinear and QuantizeLinear, unless something stands between.
         worth: What a convolution must have to be worth integers.
+        one_scale: Why an activation has one scale; empty where it may have one a channel.
         correct_bias: Whether biases take up the mean error of their layer unless asked otherwise.
     """
 
@@ -132,6 +133,7 @@ class Target:
     absorbs: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
     worth: Worth = field(default_factory=Worth)
+    one_scale: str = "it has one scale for a whole activation"
     correct_bias: bool = False
 
     def __post_init__(self) -> None:

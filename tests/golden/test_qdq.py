@@ -7,6 +7,7 @@ is asked, so that the files are the same on every machine.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,10 @@ import pytest
 
 from onnxq.emit.qdq import Emitted, emit_qdq
 from onnxq.graph.io import Model, array_of, from_proto, sync
+from onnxq.graph.query import tensor_types
 from onnxq.numerics.affine import params_of
 from onnxq.numerics.extremes import extremes
+from onnxq.numerics.tiles import grid
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, resolve
 from onnxq.recipe import NodeRule, Recipe, TensorRule
@@ -90,6 +93,18 @@ dense (float[N, 8] x) => (float[N, 4] y, float[N, 4] z)
     z = MatMul(r, w3)
 }
 """
+CHANNELS = """
+channels (float[N, 3, 8, 8] x) => (float[N, 5] y)
+{
+    c = Conv<pads = [1, 1, 1, 1]>(x, w, b)
+    r = Relu(c)
+    p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r)
+    q = GlobalAveragePool(p)
+    f = Flatten(q)
+    h = Gemm<transB = 1>(f, v, e)
+    y = MatMul(h, u)
+}
+"""
 CASES: dict[str, tuple[Callable[[], onnx.ModelProto], Recipe]] = {
     "residual": (lambda: build(RESIDUAL, RESIDUAL_WEIGHTS), Recipe()),
     "residual_per_tensor_opset_10": (
@@ -107,6 +122,13 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], Recipe]] = {
     "attention": (
         lambda: build(ATTENTION, {"wq": (8, 8), "wk": (8, 8), "half": np.array(0.5, np.float32)}),
         Recipe(activations=TensorRule(symmetric=True)),
+    ),
+    "channels": (
+        lambda: build(
+            CHANNELS,
+            {"w": (4, 3, 3, 3), "b": (4,), "v": (6, 4), "e": (6,), "u": (6, 5)},
+        ),
+        Recipe(target="generic", activations=TensorRule(granularity="channel")),
     ),
     "dense": (
         lambda: build(
@@ -128,8 +150,8 @@ def test_quantized_graph(name: str) -> None:
     make, recipe = CASES[name]
     model = from_proto(make())
     prepare(model)
-    plan = resolve(model, eager(), recipe)
-    activations = made_up(plan)
+    plan = resolve(model, eager(recipe.target or "cpu"), recipe)
+    activations = made_up(plan, model)
     emitted = emit_qdq(model, plan, activations, weight_params(plan, model))
     proto = sync(model)
     onnx.checker.check_model(proto, full_check=True)
@@ -150,14 +172,17 @@ def test_every_file_belongs_to_a_case() -> None:
     )
 
 
-def made_up(plan: Plan) -> dict[str, QuantParams]:
-    """Give every activation a range of its own, from its place in the graph."""
+def made_up(plan: Plan, model: Model) -> dict[str, QuantParams]:
+    """Give every activation a range of its own, from its place in the graph, or one a channel."""
+    types = tensor_types(model)
     chosen: dict[str, QuantParams] = {}
     for place, (name, activation) in enumerate(plan.activations.items(), 1):
         if activation.shares != name:
             chosen[name] = chosen[activation.shares]
             continue
-        interval = Range(np.array(-0.5 * place), np.array(1.0 + place))
+        shape = grid(types[name].shape or (), activation.spec.tile)
+        widths = np.arange(1, 1 + math.prod(shape), dtype=np.float64).reshape(shape)
+        interval = Range(-0.5 * place * widths, (1.0 + place) * widths)
         chosen[name] = params_of(interval.within(*activation.spec.bounds), activation.spec)
     return chosen
 
@@ -191,6 +216,12 @@ def shown(values: Array) -> str:
     return f"{kind} sha256 {digest[:16]}"
 
 
+def rounded(scale: Array) -> float | list[float]:
+    """Return a scale with as many digits as float32 has, or a list of one a channel."""
+    digits = [float(f"{value:.8g}") for value in scale.reshape(-1).tolist()]
+    return digits if scale.ndim else digits[0]
+
+
 def json_of(plan: Plan, activations: dict[str, QuantParams], emitted: Emitted) -> str:
     """Print what was decided and used."""
     content: dict[str, Any] = {
@@ -201,8 +232,10 @@ def json_of(plan: Plan, activations: dict[str, QuantParams], emitted: Emitted) -
         "activations": {
             name: {
                 "dtype": params.dtype.name,
-                "scale": float(f"{float(params.scale):.8g}"),
-                "zero_point": int(params.zero_point),
+                "scale": rounded(params.scale),
+                "zero_point": params.zero_point.reshape(-1).tolist()
+                if params.tile
+                else int(params.zero_point),
                 "shares": plan.activations[name].shares,
                 "sources": ", ".join(plan.activations[name].sources),
                 "written": plan.activations[name].written,

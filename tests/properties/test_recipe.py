@@ -11,26 +11,29 @@ from onnxq.recipe import NodeRule, Recipe, TensorRule
 WORDS = st.none() | st.sampled_from(["minmax", "percentile", "mse", "int8", "é", "x y"])
 NUMBERS = st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans()
 OPTIONS = st.none() | st.dictionaries(st.text(min_size=1, max_size=3), NUMBERS, min_size=1)
-TENSOR_RULES = st.builds(
-    TensorRule,
-    dtype=WORDS,
-    symmetric=st.none() | st.booleans(),
-    granularity=st.sampled_from([None, "tensor", "channel"]),
-    range=WORDS,
-    range_options=OPTIONS,
+FIELDS = {
+    "dtype": WORDS,
+    "symmetric": st.none() | st.booleans(),
+    "range": WORDS,
+    "range_options": OPTIONS,
+}
+GRANULARITIES = st.sampled_from([None, "tensor", "channel"])
+TENSOR_RULES = st.builds(TensorRule, granularity=GRANULARITIES, **FIELDS)
+ACTIVATIONS = st.builds(
+    TensorRule, granularity=GRANULARITIES | st.sampled_from(["channel:1", "channel:-1"]), **FIELDS
 )
 NODE_RULES = st.builds(
     NodeRule,
     name=st.sampled_from(["", "^/head/", "a|b"]),
     op=st.sampled_from([None, "Conv", "MatMul"]),
     quantize=st.booleans(),
-    activations=TENSOR_RULES,
+    activations=ACTIVATIONS,
     weights=TENSOR_RULES,
 )
 RECIPES = st.builds(
     Recipe,
     target=st.none() | st.just("cpu"),
-    activations=TENSOR_RULES,
+    activations=ACTIVATIONS,
     weights=TENSOR_RULES,
     rules=st.lists(NODE_RULES, max_size=3).map(tuple),
 )
