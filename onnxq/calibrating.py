@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,8 @@ from onnxq.results import Progress
 from onnxq.sources import Source, batches_from, expected, fingerprint, opened
 from onnxq.table import CalibrationTable
 from onnxq.targets import names, target
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,5 +171,11 @@ def _resumed(
         every=collection.checkpoint_every,
     )
     if collection.resume and path.exists():
-        return *table_file.resume(path, run), checkpoints
+        table, batches = table_file.resume(path, run)
+        log.warning("going on after %d samples from %s", table.samples, path)
+        return table, batches, checkpoints
+    if collection.resume:
+        log.warning("there is no %s to go on from: from the beginning", path)
+    elif path.exists():
+        log.warning("%s is left from another run, and will be replaced: --resume goes on", path)
     return table, 0, checkpoints

@@ -50,6 +50,18 @@ def _shard(text: str | None) -> tuple[int, int]:
     return int(index), int(count)
 
 
+def numbers_of(text: str, flag: str) -> list[int]:
+    """Read whole numbers with commas between them.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{flag} {text!r}: write numbers with commas between them, e.g. 0,2")
+    return [int(part) for part in parts]
+
+
 def channels_of(granularity: str | None) -> int | Literal["auto"] | None:
     """Read ``tensor``, ``channel`` or ``channel:AXIS``.
 

@@ -17,6 +17,10 @@ def quantize(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="A table written by onnxq calibrate."),
     ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(metavar="I,J,…", help="Use only these groups of the table, from 0."),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -53,7 +57,7 @@ def quantize(
     from rich.markup import escape  # noqa: PLC0415
 
     from onnxq import pipeline, table_file  # noqa: PLC0415
-    from onnxq.cli.common import recipe_of, runtime_of, source_of  # noqa: PLC0415
+    from onnxq.cli.common import numbers_of, recipe_of, runtime_of, source_of  # noqa: PLC0415
     from onnxq.cli.console import Screen  # noqa: PLC0415
     from onnxq.errors import UsageError  # noqa: PLC0415
     from onnxq.files import check_target  # noqa: PLC0415
@@ -62,6 +66,8 @@ def quantize(
 
     if (calib is None) == (data is None):
         raise UsageError("give either --calib FILE or --data PATH")
+    if groups is not None and calib is None:
+        raise UsageError("--groups names groups of a table: give it with --calib")
     screen = Screen(quiet=quiet, verbose=verbose, to=json)
     recipe = recipe_of(asked)
     limits = pipeline.Limits(min_cosine=min_cosine, max_opset=max_opset)
@@ -69,6 +75,7 @@ def quantize(
     check_target(output, [model] + ([calib] if calib else []))
     if calib is not None:
         table = table_file.load(calib)
+        table = table.only(numbers_of(groups, "--groups")) if groups is not None else table
     else:
         source = source_of(str(data), reader, data_option, import_path, (batch_size, samples, None))
         with screen.progress("calibrate") as report:

@@ -104,3 +104,30 @@ def test_resuming_another_run_is_refused(folder: Path) -> None:
     again = Collection(checkpoint=checkpoint, resume=True)
     with pytest.raises(CalibrationError, match="another run"):
         calibrate(folder / "model.onnx", source, collection=again)
+
+
+def test_some_groups_of_a_table_will_do(folder: Path) -> None:
+    def onnxq(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "onnxq", *arguments]
+        return subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+
+    made = onnxq("calibrate", "model.onnx", "-d", "data.npz", "--groups", "3", "-o", "g.calib")
+    assert made.returncode == 0, made.stderr
+    for groups, code in (("0,2", 0), ("3", 4), ("one", 2)):
+        done = onnxq(
+            "quantize", "model.onnx", "--calib", "g.calib", "--groups", groups, "-o", "q.onnx"
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_it_is_said_where_a_run_begins(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = folder / "o.checkpoint"
+    source = Source(data=str(folder / "data.npz"))
+    calibrate(
+        folder / "model.onnx", source, collection=Collection(checkpoint=checkpoint, resume=True)
+    )
+    assert "from the beginning" in caplog.text
+    checkpoint.touch()
+    calibrate(folder / "model.onnx", source, collection=Collection(checkpoint=checkpoint))
+    assert "--resume goes on" in caplog.text
