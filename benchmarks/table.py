@@ -94,7 +94,7 @@ def write(rows: Sequence[Row], settings: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "settings": settings,
-        "environment": _environment(),
+        "environment": environment(),
         "rows": [asdict(row) for row in rows],
     }
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, default=str)
@@ -111,7 +111,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Say what ran the benchmark."""
     return {
         "python": sys.version.split()[0],

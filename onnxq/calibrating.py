@@ -1,5 +1,6 @@
 """The first stage: a float model and data to a calibration table."""
 
+import gc
 import hashlib
 import json
 import logging
@@ -99,6 +100,7 @@ def calibrate(
         threads=runtime.threads,
     )
     del prepared  # the session has its own copy of the weights
+    gc.collect()  # nodes and tensors refer to each other
     table, done, checkpoints = _resumed(table, collection, wanted, source)
     try:
         return collect.collect(

@@ -25,7 +25,7 @@ from onnxq.types import Array, TensorStats
 
 TOOLS = ("onnxq", "onnxruntime", "onnx", "numpy")
 POLL = 0.1  # seconds between looks at the workers
-RUN_BYTES = 96 << 20  # what one run may return
+RUN_BYTES = 64 << 20  # what one run may return
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,11 +298,13 @@ class _Hand:
             return
         shapes = tuple(array.shape[1:] for array in batch.inputs.values())
         if shapes not in self._rows:
-            first = self._values(rows(batch, 0, 1))
-            size = sum(np.asarray(value).nbytes for value in first.values())
-            self._rows[shapes] = max(RUN_BYTES // max(size, 1), 1)
+            self._rows[shapes] = max(RUN_BYTES // max(self._size(rows(batch, 0, 1)), 1), 1)
         for start in range(0, batch.samples, self._rows[shapes]):
             yield rows(batch, start, start + self._rows[shapes])
+
+    def _size(self, batch: Batch) -> int:
+        """Return how many bytes the run of a batch returns."""
+        return sum(np.asarray(value).nbytes for value in self._values(batch).values())
 
     def _values(self, batch: Batch) -> dict[str, Any]:
         """Run one batch and return all tensors by name."""

@@ -105,9 +105,9 @@ class Observer:
             tops[:] = 0
             for part in parts:
                 _drop_odd(part.view(np.uint32), scratch, tops.view(np.uint32), self._odd)
-        last = tops.view(np.uint32) >> 23
-        self._widen(max((int(lanes.min()) + 1) >> 23, 1), int(last.max()))
-        self._zeros += _fold(scratch, self._counts, self._first, last)
+        low, last = max((int(lanes.min()) + 1) >> 23, 1), tops.view(np.uint32) >> 23
+        self._widen(low, int(last.max()))
+        self._zeros += _fold(scratch, self._counts, self._first, low, last)
         self._zeros -= len(peaks) * BLOCK - values.size
         self._size += values.size
         for side in (0, 1):
@@ -237,29 +237,30 @@ def _drop_odd(bits: Array, scratch: Array, tops: Array, odd: Array) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _fold(scratch: Array, counts: Array, first: int, last: Array) -> int:
+def _fold(scratch: Array, counts: Array, first: int, low: int, last: Array) -> int:
     """Move what was counted into a tensor's own counts, and leave zeros behind.
 
     Args:
         scratch: Counts by turn, sign and bin.
         counts: Counts by sign and bin, from exponent ``first`` on.
         first: Exponent of the first column of ``counts``.
+        low: Smallest exponent that was counted.
         last: Largest exponent of the positive and of the negative values.
 
     Returns:
         The number of zeros.
     """
     zeros = 0
-    for turn in range(2):
-        for side in range(2):
-            part = scratch[turn, side]
-            for i in range(FINE):
-                zeros += part[i]
-                part[i] = 0
-            own = counts[side]
-            for i in range((np.int64(last[side]) - first + 1) * FINE):
-                own[i] += part[first * FINE + i]
-                part[first * FINE + i] = 0
+    for side in range(2):
+        even, odd, own = scratch[0, side], scratch[1, side], counts[side]
+        for i in range(FINE):
+            zeros += even[i] + odd[i]
+        for i in range(low * FINE, (np.int64(last[side]) + 1) * FINE):
+            own[i - first * FINE] += even[i] + odd[i]
+        stop = (np.int64(last[side]) + 1) * FINE
+        for part in (even, odd):
+            part[:FINE] = 0
+            part[low * FINE : max(stop, low * FINE)] = 0
     return zeros
 
 
