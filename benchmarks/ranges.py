@@ -57,6 +57,7 @@ RELATIVE = {"variance": "relative"}
 STRAYS = {"1e-6": 1e-6, "1e-5": 1e-5}  # of the values
 FAR = (20.0, 100.0)  # times the root mean square of the tensor
 SEED = 20240229
+PLANTED = ("fashion_resnet", "fashion_mobilenet")  # whole models with stray values
 PARTS = ("tensors", "planted", "models")
 
 
@@ -163,9 +164,13 @@ def load(name: str, cache: Path, samples: int) -> Setting:
     return Setting(name=name, path=path, table=table, held_out=inputs)
 
 
-def _cut(held: Ends) -> Ends:
-    """Return ends as calibrate keeps them by default."""
-    return replace(held, keep=KEEP, largest=held.largest[:KEEP], smallest=held.smallest[:KEEP])
+def _usual(stats: TensorStats) -> TensorStats:
+    """Return statistics with the ends as calibrate keeps them by default."""
+    held = [
+        replace(each, keep=KEEP, largest=each.largest[:KEEP], smallest=each.smallest[:KEEP])
+        for each in stats.ends
+    ]
+    return replace(stats, ends=tuple(held))
 
 
 def activations(
@@ -200,7 +205,7 @@ def activations(
 
 def _params(stats: TensorStats, spec: QuantSpec) -> list[QuantParams]:
     """Let every contender choose."""
-    usual = replace(stats, ends=tuple(_cut(held) for held in stats.ends))
+    usual = _usual(stats)
     found = []
     for contender in CONTENDERS.values():
         known = stats if contender.share else usual
@@ -315,37 +320,40 @@ def plant(share: float) -> Callable[[TensorStats], TensorStats]:
     return alter
 
 
-def models(setting: Setting, cache: Path, limit: int) -> Iterator[dict[str, Any]]:
+def models(
+    setting: Setting,
+    cache: Path,
+    limit: int,
+    alter: Callable[[TensorStats], TensorStats] = lambda stats: stats,
+) -> Iterator[dict[str, Any]]:
     """Quantize a model with each contender and measure it on its evaluation data.
 
     Args:
         setting: The model.
         cache: Where its ``eval.npz`` lies.
         limit: How many samples to use.
+        alter: Changes what calibration saw.
 
     Yields:
         One row a contender, for activations, and for weights in addition.
     """
     reference = Reference(setting.name, cache / setting.name, Settings(eval_limit=limit, seconds=0))
+    table = _altered(setting.table, lambda stats: alter(_usual(stats)))
     with TemporaryDirectory() as folder:
         for label, recipe in _recipes():
             path = Path(folder) / "model.onnx"
-            quantize(setting.path, _default(setting.table), recipe, path)
+            quantize(setting.path, table, recipe, path)
             scored = reference.scored(path)
             scored["changes"] = [asdict(change) for change in scored["changes"]]
             yield {"model": setting.name, "ranges": label, **scored}
 
 
-def _default(table: CalibrationTable) -> CalibrationTable:
-    """Return a table that holds as many values as calibrate keeps by default."""
+def _altered(
+    table: CalibrationTable, alter: Callable[[TensorStats], TensorStats]
+) -> CalibrationTable:
+    """Return a table with the statistics of every tensor changed."""
     groups = [
-        replace(
-            group,
-            tensors={
-                name: replace(stats, ends=tuple(_cut(held) for held in stats.ends))
-                for name, stats in group.tensors.items()
-            },
-        )
+        replace(group, tensors={name: alter(stats) for name, stats in group.tensors.items()})
         for group in table.groups
     ]
     return replace(table, groups=tuple(groups))
@@ -430,7 +438,7 @@ def main() -> int:
     for what, measure in _measures(asked).items():
         say(what)
         found[what] = measure(settings)
-        tables[what] = scores(found[what]) if what == "models" else gains(found[what])
+        tables[what] = scores(found[what]) if what.startswith("models") else gains(found[what])
         folder = asked.out or asked.cache
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "ranges.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -457,6 +465,12 @@ def _measures(asked: argparse.Namespace) -> dict[str, Callable[[list[Setting]], 
     if "models" in asked.parts:
         measures["models"] = lambda all_: [
             row for s in all_ for row in models(s, asked.cache, asked.eval_limit)
+        ]
+        measures["models, planted 1e-5"] = lambda all_: [
+            row
+            for s in all_
+            if s.name in PLANTED
+            for row in models(s, asked.cache, asked.eval_limit, plant(STRAYS["1e-5"]))
         ]
     return measures
 

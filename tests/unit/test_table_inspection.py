@@ -25,7 +25,7 @@ from onnxq.types import Array, TensorStats
 RNG = np.random.default_rng(5)
 NORMAL = RNG.normal(0, 1, (40, 8, 100)).astype(np.float32)
 NORMAL[:, 3] *= 4
-OUTLIERS = np.concatenate([np.maximum(RNG.normal(0, 1, 200_000), 0), [30, 45, 60]])
+OUTLIERS = np.concatenate([np.maximum(RNG.normal(0, 1, 20_000), 0), [30, 45, 60]])
 OUTLIERS = OUTLIERS.astype(np.float32)
 UINT8 = TensorRule(dtype="uint8", symmetric=False, range="mse")
 
@@ -53,7 +53,7 @@ def test_the_most_outlier_like_tensor_comes_first(tmp_path: Path) -> None:
     json.dumps(plain, allow_nan=False)
     assert plain["samples"] == 40
     first = plain["tensors"][0]
-    assert first["outlier_var"]["upper"]["tendency"] > 0.02
+    assert first["outlier_var"]["upper"]["tendency"] > 0.1
     assert first["outlier_var"]["lower"]["k"] == 0
     assert first["zeros"] == pytest.approx((OUTLIERS == 0).mean())
     assert [tensor["channels"] for tensor in plain["tensors"]] == [None, 8, None]
