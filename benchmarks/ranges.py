@@ -38,7 +38,7 @@ from onnxq.graph.io import Model
 from onnxq.graph.session import Runtime
 from onnxq.metrics.similarity import decibel
 from onnxq.numerics.affine import fake_quantize, params_of
-from onnxq.numerics.ends import Ends, ends
+from onnxq.numerics.ends import ends
 from onnxq.numerics.histogram import merge
 from onnxq.numerics.observe import observe
 from onnxq.plan import Plan
