@@ -112,23 +112,40 @@ class Reference:
             The row; with an error if the model cannot be loaded or run.
         """
         try:
-            session = Session(quantized, Runtime(threads=0))
-            outputs = self._run(session)
-            near = self._near(outputs)
-            answers = self._task.answers(outputs)
+            scored = self.scored(quantized)
         except (ModelError, ValueError) as error:
             return Row(model=self.name, tool=tool, outcome=outcome, error=str(error))
         return Row(
             model=self.name,
             tool=tool,
             outcome=outcome,
-            changes=self._task.changes(self._answers, answers, self.labels),
-            agreement=self._task.agreement(self._answers, answers),
-            sqnr=min(similar.sqnr for similar in near),
-            cosine=min(similar.cosine for similar in near),
             size=size_of(quantized) / size_of(self.model),
             latency=self._latency(quantized),
+            **scored,
         )
+
+    def scored(self, quantized: Path) -> dict[str, Any]:
+        """Run a quantized model and compare its answers.
+
+        Args:
+            quantized: The file.
+
+        Returns:
+            ``changes``, ``agreement``, ``sqnr`` and ``cosine`` of a `Row`.
+
+        Raises:
+            ModelError: The model cannot be loaded or run.
+            ValueError: Its outputs have other shapes.
+        """
+        outputs = self._run(Session(quantized, Runtime(threads=0)))
+        near = self._near(outputs)
+        answers = self._task.answers(outputs)
+        return {
+            "changes": self._task.changes(self._answers, answers, self.labels),
+            "agreement": self._task.agreement(self._answers, answers),
+            "sqnr": min(similar.sqnr for similar in near),
+            "cosine": min(similar.cosine for similar in near),
+        }
 
     def _near(self, outputs: list[list[Any]]) -> list[Similarity]:
         """Compare each output with the float model's."""

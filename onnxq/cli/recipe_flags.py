@@ -79,7 +79,9 @@ class RecipeFlags:
     variance: Annotated[
         str | None,
         typer.Option(
-            help="relative to the median's square (default), or raw.", rich_help_panel=OUTLIERS
+            help="stray (default): relative to the median's square, as far as few values make "
+            "it up; relative; or raw.",
+            rich_help_panel=OUTLIERS,
         ),
     ] = None
     extremes: Annotated[

@@ -33,7 +33,7 @@ KINDS = st.builds(
     k2=KS,
     alpha=SHARP,
     beta=SHARP,
-    variance=st.sampled_from(["relative", "raw"]),
+    variance=st.sampled_from(["stray", "relative", "raw"]),
     extremes=st.sampled_from(["signed", "all"]),
 )
 
@@ -110,11 +110,11 @@ def test_a_larger_alpha_never_widens(
     assert wide[0] <= narrow[0] <= 0 <= narrow[1] <= wide[1]
 
 
-@given(ROWS, KINDS, st.integers(-40, 40))
+@given(ROWS, KINDS, st.sampled_from(["stray", "relative"]), st.integers(-40, 40))
 def test_powers_of_two_scale_the_range_exactly(
-    values: Array, algorithm: OutlierVar, exponent: int
+    values: Array, algorithm: OutlierVar, variance: str, exponent: int
 ) -> None:
-    algorithm, factor = replace(algorithm, variance="relative"), 2.0**exponent
+    algorithm, factor = replace(algorithm, variance=variance), 2.0**exponent
     lo, hi = chosen(algorithm, statistics(values))
     scaled = chosen(algorithm, statistics(values * np.float32(factor)))
     assert scaled == (lo * factor, hi * factor)
@@ -172,9 +172,29 @@ def test_a_million_values_clip_as_many_as_expected(kind: str, clipped: int, seed
     elif kind == "one at 300":
         values[0] = 300
     stats = statistics(values.astype(np.float32), keep=4096)
-    above = OutlierVar(k1=1000).limits(stats)[0][1]
+    above = OutlierVar(k1=1000, variance="relative").limits(stats)[0][1]
     spread = {"student": 0.5, "laplace": 0.2}.get(kind, 0.01)  # t(3): a few values make it up
     assert above.index == pytest.approx(clipped, rel=spread, abs=2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("strays", "far"), [(1, 300), (5, 30), (10, 30), (10, 100)])
+def test_a_few_stray_values_are_clipped(strays: int, far: float, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(size=10**6).astype(np.float32)
+    values[:strays] = far
+    assert 3 < chosen(OutlierVar(), statistics(values, keep=4096))[1] < 5.5
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.003])
+def test_a_populated_tail_is_kept(share: float) -> None:
+    values = np.random.default_rng(0).normal(size=10**6).astype(np.float32)
+    values[: round(share * values.size)] *= 10
+    stats = statistics(values, keep=4096)
+    (kept,) = OutlierVar().limits(stats)
+    (cut,) = OutlierVar(variance="relative").limits(stats)
+    for mild, sharp in zip(kept, cut, strict=True):
+        assert mild.index < 0.03 * mild.k
+        assert sharp.index > 0.03 * sharp.k
 
 
 def test_a_share_is_of_the_values_of_that_sign() -> None:
