@@ -195,7 +195,7 @@ PARTS: dict[str, tuple[Callable[..., list[Line]], tuple[Any, ...], tuple[str, ..
     "above": (above, (0,), ("minilm",)),
     "above-one": (above, (1,), ("minilm",)),
     "peer": (peer, (), (EFFICIENTNET,)),
-    "kill": (killed, (), (EFFICIENTNET,)),
+    "kill": (killed, (), ("cifar_resnet20",)),
 }
 
 

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 9
-SAMPLES = 512
-EVERY = 0.5  # seconds between checkpoints
+SAMPLES = 1000
+EVERY = 0.3  # seconds between checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
