@@ -129,6 +129,18 @@ MODEL_LEVEL = (
     "relative",
 )
 
+WEIGHT_LEVEL = (
+    "minmax",
+    "percentile 99.9",
+    "percentile 99.99",
+    "mse",
+    "outlier-var",
+    "outlier-var, k 1.00%",
+    "relative",
+    "relative, k 1.00%",
+    "raw",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -269,7 +281,7 @@ def weights(setting: Setting, granularity: str) -> dict[str, dict[str, float]]:
         granularity: ``tensor`` or ``channel``.
 
     Returns:
-        Tensor to contender to SQNR, dB.
+        Tensor to contender, of `WEIGHT_LEVEL`, to SQNR, dB.
     """
     recipe = Recipe(weights=TensorRule(granularity=granularity))
     prepared, plan, _, _ = plan_model(setting.path, recipe, setting.table, None)
@@ -286,18 +298,19 @@ def _weights(model: Model, plan: Plan) -> Iterator[tuple[str, dict[str, float]]]
             if not signal:
                 continue
             stats = replace(observe(values, spec.tile), ends=ends(values, spec.tile))
-            noise = []
-            for contender in CONTENDERS.values():
-                share = (
-                    {}
-                    if contender.share is None
-                    else {"k1": contender.share, "k2": contender.share}
-                )
-                algorithm = range_algorithm(contender.range, **contender.options, **share)
+            ratios = {}
+            for name in WEIGHT_LEVEL:
+                algorithm = _of_all(CONTENDERS[name])
                 limits = algorithm(stats, replace(spec, range=algorithm))
                 found = fake_quantize(values, params_of(limits, spec)).astype(np.float64)
-                noise.append(float(np.square(found - values).sum()))
-            yield weight.name, _row(signal, np.array(noise))
+                ratios[name] = min(decibel(signal, float(np.square(found - values).sum())), MOST)
+            yield weight.name, ratios
+
+
+def _of_all(contender: Contender) -> RangeAlgorithm:
+    """Return an algorithm for tensors all of whose values are held."""
+    share = {} if contender.share is None else {"k1": contender.share, "k2": contender.share}
+    return range_algorithm(contender.range, **contender.options, **share)
 
 
 def plant(share: float) -> Callable[[TensorStats], TensorStats]:
@@ -395,7 +408,8 @@ def gains(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     names = list(found)
     lines = [["range", *(f"{name} ({len(found[name])})" for name in names), "mean", "worst"]]
     lines.append(["---"] * len(lines[0]))
-    for contender in list(CONTENDERS)[1:]:
+    first = next(iter(next(iter(found.values())).values()))
+    for contender in list(first)[1:]:
         gained = [
             [row[contender] - row["minmax"] for row in tensors.values()]
             for tensors in found.values()
