@@ -16,6 +16,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -126,6 +127,18 @@ MODEL_LEVEL = (
     "entropy",
     "outlier-var",
     "relative",
+)
+
+WEIGHT_LEVEL = (
+    "minmax",
+    "percentile 99.9",
+    "percentile 99.99",
+    "mse",
+    "outlier-var",
+    "outlier-var, k 1.00%",
+    "relative",
+    "relative, k 1.00%",
+    "raw",
 )
 
 
@@ -268,7 +281,7 @@ def weights(setting: Setting, granularity: str) -> dict[str, dict[str, float]]:
         granularity: ``tensor`` or ``channel``.
 
     Returns:
-        Tensor to contender to SQNR, dB.
+        Tensor to contender, of `WEIGHT_LEVEL`, to SQNR, dB.
     """
     recipe = Recipe(weights=TensorRule(granularity=granularity))
     prepared, plan, _, _ = plan_model(setting.path, recipe, setting.table, None)
@@ -285,18 +298,19 @@ def _weights(model: Model, plan: Plan) -> Iterator[tuple[str, dict[str, float]]]
             if not signal:
                 continue
             stats = replace(observe(values, spec.tile), ends=ends(values, spec.tile))
-            noise = []
-            for contender in CONTENDERS.values():
-                share = (
-                    {}
-                    if contender.share is None
-                    else {"k1": contender.share, "k2": contender.share}
-                )
-                algorithm = range_algorithm(contender.range, **contender.options, **share)
+            ratios = {}
+            for name in WEIGHT_LEVEL:
+                algorithm = _of_all(CONTENDERS[name])
                 limits = algorithm(stats, replace(spec, range=algorithm))
                 found = fake_quantize(values, params_of(limits, spec)).astype(np.float64)
-                noise.append(float(np.square(found - values).sum()))
-            yield weight.name, _row(signal, np.array(noise))
+                ratios[name] = min(decibel(signal, float(np.square(found - values).sum())), MOST)
+            yield weight.name, ratios
+
+
+def _of_all(contender: Contender) -> RangeAlgorithm:
+    """Return an algorithm for tensors all of whose values are held."""
+    share = {} if contender.share is None else {"k1": contender.share, "k2": contender.share}
+    return range_algorithm(contender.range, **contender.options, **share)
 
 
 def plant(share: float) -> Callable[[TensorStats], TensorStats]:
@@ -325,7 +339,7 @@ def models(
     cache: Path,
     limit: int,
     alter: Callable[[TensorStats], TensorStats] = lambda stats: stats,
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Quantize a model with each contender and measure it on its evaluation data.
 
     Args:
@@ -334,18 +348,20 @@ def models(
         limit: How many samples to use.
         alter: Changes what calibration saw.
 
-    Yields:
+    Returns:
         One row a contender, for activations, and for weights in addition.
     """
     reference = Reference(setting.name, cache / setting.name, Settings(eval_limit=limit, seconds=0))
-    table = _altered(setting.table, lambda stats: alter(_usual(stats)))
+    table, rows = _altered(setting.table, lambda stats: alter(_usual(stats))), []
     with TemporaryDirectory() as folder:
         for label, recipe in _recipes():
+            say(f"{setting.name}: {label}")
             path = Path(folder) / "model.onnx"
             quantize(setting.path, table, recipe, path)
             scored = reference.scored(path)
             scored["changes"] = [asdict(change) for change in scored["changes"]]
-            yield {"model": setting.name, "ranges": label, **scored}
+            rows.append({"model": setting.name, "ranges": label, **scored})
+    return rows
 
 
 def _altered(
@@ -392,7 +408,8 @@ def gains(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     names = list(found)
     lines = [["range", *(f"{name} ({len(found[name])})" for name in names), "mean", "worst"]]
     lines.append(["---"] * len(lines[0]))
-    for contender in list(CONTENDERS)[1:]:
+    first = next(iter(next(iter(found.values())).values()))
+    for contender in list(first)[1:]:
         gained = [
             [row[contender] - row["minmax"] for row in tensors.values()]
             for tensors in found.values()
@@ -408,8 +425,9 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def scores(rows: Sequence[Mapping[str, Any]]) -> str:
+def scores(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Return the models as a Markdown table."""
+    rows = [row for rows in found.values() for row in rows]
     lines = [["model", "ranges", "float → quantized [95 % of the difference]", "SQNR dB", "cosine"]]
     lines.append(["---"] * len(lines[0]))
     for row in rows:
@@ -434,45 +452,51 @@ def main() -> int:
         else:
             say(f"{name}: skipped: not in the cache: run.py --fetch builds it")
     found: dict[str, Any] = {}
-    tables: dict[str, str] = {}
     for what, measure in _measures(asked).items():
         say(what)
-        found[what] = measure(settings)
-        tables[what] = scores(found[what]) if what.startswith("models") else gains(found[what])
-        folder = asked.out or asked.cache
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "ranges.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        text = "\n".join(f"## {name}\n\n{table}" for name, table in tables.items())
-        (folder / "ranges.md").write_text(text, encoding="utf-8")
-    print("\n".join(tables.values()))
+        found[what] = {}
+        for setting in settings:
+            found[what][setting.name] = measure(setting)
+            _write(found, asked.out or asked.cache)
+    print(_tables(found))
     return 0 if settings else 2
 
 
-def _measures(asked: argparse.Namespace) -> dict[str, Callable[[list[Setting]], Any]]:
-    """Return what to measure, by name."""
-    measures: dict[str, Callable[[list[Setting]], Any]] = {}
+def _write(found: Mapping[str, Any], folder: Path) -> None:
+    """Write what there is so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ranges.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (folder / "ranges.md").write_text(_tables(found), encoding="utf-8")
+
+
+def _tables(found: Mapping[str, Any]) -> str:
+    """Return all as Markdown."""
+    tables = {what: (scores if "models" in what else gains)(part) for what, part in found.items()}
+    return "\n".join(f"## {what}\n\n{table}" for what, table in tables.items())
+
+
+def _measures(asked: argparse.Namespace) -> dict[str, Callable[[Setting], Any]]:
+    """Return what to measure of each model, by name."""
+    measures: dict[str, Callable[[Setting], Any]] = {}
     if "tensors" in asked.parts:
-        measures["activations"] = lambda all_: {s.name: activations(s) for s in all_}
+        measures["activations"] = activations
         for granularity in ("channel", "tensor"):
-            measures[f"weights per {granularity}"] = lambda all_, g=granularity: {
-                s.name: weights(s, g) for s in all_
-            }
+            measures[f"weights per {granularity}"] = partial(weights, granularity=granularity)
     if "planted" in asked.parts:
         for label, share in STRAYS.items():
-            measures[f"planted {label}"] = lambda all_, share=share: {
-                s.name: activations(s, plant(share)) for s in all_
-            }
+            measures[f"planted {label}"] = partial(activations, alter=plant(share))
     if "models" in asked.parts:
-        measures["models"] = lambda all_: [
-            row for s in all_ for row in models(s, asked.cache, asked.eval_limit)
-        ]
-        measures["models, planted 1e-5"] = lambda all_: [
-            row
-            for s in all_
-            if s.name in PLANTED
-            for row in models(s, asked.cache, asked.eval_limit, plant(STRAYS["1e-5"]))
-        ]
+        where = {"cache": asked.cache, "limit": asked.eval_limit}
+        measures["models"] = partial(models, **where)
+        measures["planted models"] = partial(_planted, **where)
     return measures
+
+
+def _planted(setting: Setting, cache: Path, limit: int) -> list[dict[str, Any]]:
+    """Measure a model of `PLANTED` with stray values in its calibration data."""
+    if setting.name not in PLANTED:
+        return []
+    return models(setting, cache, limit, plant(STRAYS["1e-5"]))
 
 
 def _parser() -> argparse.ArgumentParser:
