@@ -49,6 +49,8 @@ class Custom:
             found = np.asarray(said, np.float64)
         except Exception as error:
             raise CalibrationError(f"metric {self.name} failed: {_worded(error)}") from error
+        if said is None:
+            raise CalibrationError(f"metric {self.name} returned nothing")
         if found.ndim == 0:
             return [Part(float(found), answers.samples)]
         if found.shape != (answers.samples,):

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxq.errors import CalibrationError, UnknownNameError, UsageError
 from onnxq.metrics.answers import Answers, class_indices, label_of, misfit, output_of, share
-from onnxq.metrics.boxes import FORMATS, areas, corners, suppress
+from onnxq.numerics.boxes import FORMATS, areas, corners, suppress
 from onnxq.types import Array
 
 COCO = tuple(np.linspace(0.5, 0.95, 10).tolist())
@@ -183,17 +183,19 @@ def _dataset(pictures: list[Boxes]) -> dict[str, Any]:
     """Return boxes as a data set in COCO's own words; identities begin with 1, 0 means none."""
     entries: list[dict[str, Any]] = []
     for number, each in enumerate(pictures):
-        sizes = areas(each.corners)
-        for i, (x0, y0, x1, y1) in enumerate(each.corners):
+        sizes, classes, scores = (
+            a.tolist() for a in (areas(each.corners), each.classes, each.scores)
+        )
+        for i, (x0, y0, x1, y1) in enumerate(each.corners.tolist()):
             entries.append(
                 {
                     "id": len(entries) + 1,
                     "image_id": number,
-                    "category_id": int(each.classes[i]),
+                    "category_id": int(classes[i]),
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": float(sizes[i]),
+                    "area": sizes[i],
                     "iscrowd": 0,
-                    "score": float(each.scores[i]),
+                    "score": scores[i],
                 }
             )
     names = {int(c) for each in pictures for c in each.classes}

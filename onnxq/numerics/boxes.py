@@ -5,6 +5,7 @@ Shapes:
 """
 
 import numpy as np
+from numba import njit
 
 from onnxq.types import Array
 
@@ -32,14 +33,6 @@ def areas(boxes: Array) -> Array:
     return found
 
 
-def overlaps(box: Array, others: Array) -> Array:
-    """Return intersection over union of one box ``(4,)`` with others, ``(A,)``."""
-    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    both = np.prod(np.maximum(high - low, 0), axis=-1)
-    found: Array = both / np.maximum(areas(box) + areas(others) - both, 1e-12)
-    return found
-
-
 def suppress(boxes: Array, scores: Array, most: float) -> Array:
     """Keep the best of boxes that overlap (greedy non-maximum suppression).
 
@@ -49,11 +42,25 @@ def suppress(boxes: Array, scores: Array, most: float) -> Array:
         most: Intersection over union above which the lesser of two goes.
 
     Returns:
-        Indices of what is kept, best first.
+        Indices of what is kept, best first; among equal scores the lower index comes first.
     """
-    left = np.argsort(-scores, kind="stable")
-    kept = []
-    while left.size:
-        kept.append(left[0])
-        left = left[1:][overlaps(boxes[left[0]], boxes[left[1:]]) <= most]
-    return np.array(kept, np.int64)
+    order = np.argsort(-scores, kind="stable")
+    ranked = np.ascontiguousarray(boxes[order], np.float64)
+    kept: Array = order[_alive(ranked, areas(ranked), float(most))]
+    return kept
+
+
+@njit(cache=True, nogil=True)
+def _alive(boxes: Array, sizes: Array, most: float) -> Array:
+    """Say which boxes, best first, no better one that is kept overlaps too much."""
+    alive = np.ones(len(boxes), np.bool_)
+    for i in range(len(boxes)):
+        if not alive[i]:
+            continue
+        for j in range(i + 1, len(boxes)):
+            width = min(boxes[i, 2], boxes[j, 2]) - max(boxes[i, 0], boxes[j, 0])
+            height = min(boxes[i, 3], boxes[j, 3]) - max(boxes[i, 1], boxes[j, 1])
+            both = max(width, 0.0) * max(height, 0.0)
+            if both > most * (sizes[i] + sizes[j] - both):
+                alive[j] = False
+    return alive
