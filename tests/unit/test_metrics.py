@@ -57,7 +57,8 @@ def segmented(classes: int = 5, seed: int = SEED) -> Answers:
 
 def detected(pictures: int = N, seed: int = SEED) -> Answers:
     rng = np.random.default_rng(seed)
-    corner = rng.uniform(0, 10, (pictures, 4, 2)) + [[0, 0], [40, 0], [0, 40], [40, 40]]
+    corner = rng.uniform(0, 10, (pictures, 4, 2))
+    corner += np.array([[0, 0], [40, 0], [0, 40], [40, 40]])
     wanted = np.concatenate([corner, corner + rng.uniform(5, 20, corner.shape)], axis=2)
     classes = rng.integers(-1, 3, (pictures, 4))
     boxes = np.repeat(wanted, 3, axis=1) + rng.normal(0, 1.5, (pictures, 12, 4))
