@@ -16,6 +16,7 @@ from calib_readers._common import (
     only_input,
     walk,
 )
+from calib_readers._labels import Label, labels_of
 from calib_readers._options import Option
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class ImageReader:
         scale: Option = None,
         mean: Option = None,
         std: Option = None,
+        labels: Option = None,
     ) -> None:
         """List the images and resolve the preprocessing; open none.
 
@@ -73,6 +75,8 @@ class ImageReader:
             scale: Factor on pixels 0..255, e.g. ``1/255``.
             mean: Taken off after scaling, e.g. ``0.485,0.456,0.406``, in the model's order.
             std: Divided by at last, likewise.
+            labels: A CSV or JSON file from file name to label, or ``folders`` for images that lie
+                in one folder a class; by default no labels.
 
         Raises:
             OSError: The source cannot be read.
@@ -81,6 +85,10 @@ class ImageReader:
         from calib_readers import _presets  # noqa: PLC0415 - Pillow, only when it is wanted
 
         self._files, self.notes = _images(source)
+        self._labels: Sequence[Label] = ()
+        if labels is not None:
+            self._labels, said = labels_of(str(labels), self._files, source)
+            self.notes += said
         item = only_input(inputs, self.name)
         chosen = _presets.default_preset(item) if preset is None else preset
         options: dict[str, Option] = {
@@ -114,7 +122,7 @@ class ImageReader:
         """Yield one image a feed."""
         from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - as above
 
-        for path in self._files:
+        for number, path in enumerate(self._files):
             try:
                 with Image.open(path, formats=FORMATS) as image:
                     array = self.preprocessing(image)
@@ -122,7 +130,10 @@ class ImageReader:
                 raise ValueError(f"{path}: no JPEG, PNG, BMP or WebP image, or damaged") from error
             except Exception as error:  # decoders raise many kinds for damaged files
                 raise ValueError(f"{path}: cannot read the image: {one_line(error)}") from error
-            yield {self._input: array}
+            feed = {self._input: array}
+            if self._labels:
+                feed["label"] = self._labels[number]
+            yield feed
 
 
 def _images(source: Path) -> tuple[list[Path], tuple[str, ...]]:

@@ -11,7 +11,9 @@ import numpy as np
 from onnxq.errors import CalibrationError, ModelError
 from onnxq.feeds import Batch
 from onnxq.graph.session import Session
+from onnxq.metrics.answers import Metric
 from onnxq.metrics.classification import Paired, hits, paired
+from onnxq.metrics.judge import Judge, Scored
 from onnxq.metrics.similarity import Similarity, similarity
 from onnxq.readers import Feed
 from onnxq.types import Array
@@ -66,12 +68,14 @@ class Comparison:
         outputs: One entry an output.
         top1: Top-1 accuracy of both, where labels were given, else None.
         top5: Top-5 accuracy, where there are more than five classes too.
+        metric: What the metric asked for says, else None.
     """
 
     samples: int
     outputs: tuple[OutputComparison, ...]
     top1: Paired | None = None
     top5: Paired | None = None
+    metric: Scored | None = None
 
     @property
     def cosine(self) -> float:
@@ -100,28 +104,36 @@ class _Scores:
         return paired(np.concatenate(before), np.concatenate(after)) if before else None
 
 
-def compare(reference: Session, quantized: Session, data: Iterable[Batch]) -> Comparison:
+def compare(
+    reference: Session, quantized: Session, data: Iterable[Batch], metric: Metric | None = None
+) -> Comparison:
     """Compare two models on data.
 
     Args:
         reference: The float model.
         quantized: The quantized model, with the same inputs and outputs.
         data: Batches; an array ``label`` of class indices in them gives accuracies.
+        metric: Also score both models by this.
 
     Returns:
         What was measured. Accuracies are those of the first ``(samples, classes)`` output.
 
     Raises:
         ModelError: The models have other inputs or outputs, or fail to run.
-        CalibrationError: The labels do not fit the outputs.
+        CalibrationError: The labels do not fit the outputs, or the metric fails or is NaN.
+        RecipeError: The metric does not fit the outputs.
     """
     _same_interface(reference, quantized)
     near = {name: Similarity() for name in reference.outputs}
     scores: dict[str, _Scores] = {}
+    judge = Judge(metric, reference.metadata) if metric else None
     samples = 0
     for batch in data:
-        pairs = zip(reference.run(batch.inputs), quantized.run(batch.inputs), strict=True)
-        for name, (a, b) in zip(reference.outputs, pairs, strict=True):
+        before, after = (_named(session, batch) for session in (reference, quantized))
+        if judge:
+            judge.add(before, after, batch.labels, batch.samples)
+        for name in reference.outputs:
+            a, b = before[name], after[name]
             near[name] += _near(a, b, batch.samples)
             if _classes(a, batch):
                 label = _class_labels(batch.labels, a, first=next(iter(scores), name) == name)
@@ -137,8 +149,17 @@ def compare(reference: Session, quantized: Session, data: Iterable[Batch]) -> Co
     )
     first = next(iter(scores.values()), _Scores())
     return Comparison(
-        samples=samples, outputs=outputs, top1=first.accuracy(1), top5=first.accuracy(5)
+        samples=samples,
+        outputs=outputs,
+        top1=first.accuracy(1),
+        top5=first.accuracy(5),
+        metric=judge.result() if judge else None,
     )
+
+
+def _named(session: Session, batch: Batch) -> dict[str, Any]:
+    """Run a batch and return the outputs by name."""
+    return dict(zip(session.outputs, session.run(batch.inputs), strict=True))
 
 
 def _same_interface(reference: Session, quantized: Session) -> None:

@@ -23,6 +23,7 @@ from onnxq.graph.io import Model
 from onnxq.graph.opset import lowest_onnxruntime
 from onnxq.graph.session import Recorded, Runtime, Session
 from onnxq.layers import Layer, rank
+from onnxq.metrics.answers import Metric
 from onnxq.parameters import activation_params, weight_params
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan
@@ -193,13 +194,14 @@ def _record(model: Model, plan: Plan, table: CalibrationTable) -> None:
         model.proto.metadata_props.add(key=key, value=value)
 
 
-def compare(
+def compare(  # noqa: PLR0913 - what to measure is a keyword each
     reference: Path,
     quantized: Path,
     source: Source,
     *,
     measure_latency: bool = False,
     measure_layers: bool = False,
+    metric: Metric | None = None,
     runtime: Runtime | None = None,
 ) -> Compared:
     """Compare two models on data.
@@ -210,15 +212,17 @@ def compare(
         source: The evaluation data; labels in it give accuracies.
         measure_latency: Also time both models, with ``runtime.threads`` (1 if that is 0).
         measure_layers: Also rank the layers by the error they add.
+        metric: Also score both models by this, see `onnxq.metrics.metric`.
         runtime: How to run the models.
 
     Raises:
         ModelError: A model cannot be loaded or run, or the two do not have the same interface.
-        CalibrationError: The data does not fit the models.
+        CalibrationError: The data does not fit the models, or the metric fails or is NaN.
+        RecipeError: The metric does not fit the outputs.
     """
     runtime = runtime or Runtime()
     sessions = [Session(io.load(path).path, runtime) for path in (reference, quantized)]
-    found = comparison.compare(sessions[0], sessions[1], batches_of(source, sessions[0]))
+    found = comparison.compare(sessions[0], sessions[1], batches_of(source, sessions[0]), metric)
     timed = _latency(reference, quantized, source, runtime) if measure_latency else None
     layers = None
     if measure_layers:

@@ -60,12 +60,12 @@ def build(cls: type, options: dict[str, Any], what: str) -> Any:
         if key not in names:
             raise UnknownNameError(f"option of {what}", key, names)
     try:
-        return cls(**{key: _parsed(value) for key, value in options.items()})
+        return cls(**{key: parsed(value) for key, value in options.items()})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{what}: {error}") from error
 
 
-def _parsed(value: Any) -> Any:
+def parsed(value: Any) -> Any:
     """Turn the text of a flag into the number it spells; leave everything else alone."""
     if not isinstance(value, str):
         return value

@@ -10,9 +10,13 @@ from onnxq.cli.recipe_flags import RecipeFlags
 from onnxq.errors import UsageError
 from onnxq.feeds import Cut
 from onnxq.graph.session import Runtime
+from onnxq.metrics import custom
+from onnxq.metrics import metric as registered
+from onnxq.metrics.answers import Metric
 from onnxq.pipeline import Source
 from onnxq.ranges.outlier_var import OutlierVar
 from onnxq.recipe import NodeRule, Recipe, TensorRule, channels, load
+from onnxq.registry import parsed
 
 OUTLIER_VAR = OutlierVar.name
 
@@ -77,6 +81,24 @@ def channels_of(granularity: str | None) -> int | Literal["auto"] | None:
 def runtime_of(provider: str, threads: int, custom_ops: Path | None) -> Runtime:
     """Build the description of how to run models."""
     return Runtime(provider=provider, threads=threads, custom_ops=custom_ops)
+
+
+def metric_of(name: str | None, pairs: list[str] | None) -> Metric | None:
+    """Build the metric; only here may a name be ``module:function``, which runs code.
+
+    Raises:
+        UsageError: There are options without a metric, or the function cannot be imported.
+        UnknownNameError: There is no such metric or option.
+        RecipeError: The metric refuses an option.
+    """
+    chosen = key_values(pairs, "--metric-option")
+    if name is None:
+        if chosen:
+            raise UsageError("--metric-option sets a --metric: name one")
+        return None
+    if ":" in name:
+        return custom.load(name, {key: parsed(value) for key, value in chosen.items()})
+    return registered(name, **chosen)
 
 
 def asked(

@@ -22,6 +22,31 @@ def compare(
     samples: options.Samples = None,
     batch_size: options.BatchSize = 8,
     import_path: options.ImportPath = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also score both models: a metric of onnxq list, or 'module:function'.",
+            rich_help_panel=options.METRIC,
+        ),
+    ] = None,
+    metric_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="An option of the metric, e.g. weight=0.5; repeatable.",
+            rich_help_panel=options.METRIC,
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Labels of images: CSV or JSON from file name to label, or 'folders' where each "
+            "class has a folder.",
+            rich_help_panel=options.METRIC,
+        ),
+    ] = None,
     latency: Annotated[
         bool, typer.Option("--latency", help="Also time both models, with one thread by default.")
     ] = False,
@@ -42,14 +67,15 @@ def compare(
 ) -> None:
     """Run both models on the same data and report how near the outputs are.
 
-    Labels in the data (an array named 'label' of class indices) give accuracies.
+    Labels in the data (an array named 'label' of class indices) give accuracies. A metric scores
+    both models, higher is better; docs/metrics.md has an example of each.
 
     [bold]onnxq compare model.onnx model.int8.onnx --data eval/[/bold]
     """
     from rich.markup import escape  # noqa: PLC0415
 
     from onnxq import pipeline  # noqa: PLC0415
-    from onnxq.cli.common import runtime_of, source_of  # noqa: PLC0415
+    from onnxq.cli.common import metric_of, runtime_of, source_of  # noqa: PLC0415
     from onnxq.cli.console import Screen  # noqa: PLC0415
     from onnxq.errors import QualityError  # noqa: PLC0415
     from onnxq.report.layers import layer_lines  # noqa: PLC0415
@@ -57,12 +83,15 @@ def compare(
     from onnxq.report.text import compared_tables  # noqa: PLC0415
 
     screen = Screen(quiet=quiet, verbose=verbose, to=json)
+    data_option = [*(data_option or []), *([f"labels={labels}"] if labels else [])]
+    source = source_of(data, reader, data_option, import_path, (batch_size, samples, None))
     result = pipeline.compare(
         float_model,
         quantized,
-        source_of(data, reader, data_option, import_path, (batch_size, samples, None)),
+        source,
         measure_latency=latency,
         measure_layers=layers,
+        metric=metric_of(metric, metric_option),
         runtime=runtime_of(provider, threads, custom_ops),
     )
     for table in compared_tables(result):

@@ -9,11 +9,11 @@ from onnxq.cli import options
 
 def listing(
     kind: Annotated[
-        str | None, typer.Argument(help="targets, ranges or readers; all by default.")
+        str | None, typer.Argument(help="targets, ranges, metrics or readers; all by default.")
     ] = None,
     json: options.Json = None,
 ) -> None:
-    """List targets, range algorithms and readers.
+    """List targets, range algorithms, metrics and readers.
 
     [bold]onnxq list ranges[/bold]
     """

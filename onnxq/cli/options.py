@@ -9,6 +9,7 @@ DATA = "Data"
 RUN = "Running"
 OUT = "Output"
 CLUSTER = "Cluster"
+METRIC = "Metric"
 
 Data = Annotated[
     str,

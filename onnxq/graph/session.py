@@ -107,6 +107,7 @@ class Session:
             self.inputs = [
                 replace(info, shape=None) if info.name in unknown else info for info in self.inputs
             ]
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.outputs = list(expose) or [value.name for value in self._session.get_outputs()]
 
     def run(self, feed: Mapping[str, Array]) -> list[Any]:
@@ -192,6 +193,7 @@ class Recorded(Session):
             feeds: The feeds `run` will be asked about: the very same objects.
         """
         self.inputs, self.outputs = session.inputs, session.outputs
+        self.metadata = session.metadata
         self._found = {id(feed): (feed, session.run(feed)) for feed in feeds}
 
     def run(self, feed: Mapping[str, Array]) -> list[Any]:

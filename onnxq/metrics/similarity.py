@@ -82,23 +82,40 @@ def similarity(reference: Array, got: Array) -> Similarity:
     if reference.shape != got.shape:
         raise ValueError(f"outputs of shape {reference.shape} and {got.shape} do not compare")
     samples = reference.shape[0] if reference.ndim else 1
-    flat = samples, math.prod(reference.shape[1:])
-    y = reference.reshape(flat).astype(np.float64)
-    z = got.reshape(flat).astype(np.float64)
-    odd = ~(np.isfinite(y) & np.isfinite(z))
-    unequal = (odd & ~((y == z) | (np.isnan(y) & np.isnan(z)))).any(axis=1)
-    y, z = np.where(odd, 0.0, y), np.where(odd, 0.0, z)
-    cosines = np.where(unequal, 0.0, _cosines(y, z))
+    y, z, unequal = _finite(reference, got)
+    near = np.where(unequal, 0.0, _cosines(y, z))
     difference = y - z
     return Similarity(
         samples=samples,
-        cosine_sum=float(cosines.sum()),
-        cosine_min=float(cosines.min(initial=1.0)),
+        cosine_sum=float(near.sum()),
+        cosine_min=float(near.min(initial=1.0)),
         signal=float(np.square(y).sum()),
         noise=float(np.square(difference).sum()),
         max_abs=float(np.abs(difference).max(initial=0.0)),
         unequal=int(unequal.sum()),
     )
+
+
+def cosines(reference: Array, got: Array) -> Array:
+    """Return the cosine of each sample, ``(samples,)``, as `similarity` counts it.
+
+    Args:
+        reference: Output of the float model, shape ``(samples, …)``.
+        got: Output of the quantized model, same shape.
+    """
+    y, z, unequal = _finite(reference, got)
+    found: Array = np.where(unequal, 0.0, _cosines(y, z))
+    return found
+
+
+def _finite(reference: Array, got: Array) -> tuple[Array, Array, Array]:
+    """Return both as float64 rows, zero where not finite, and which rows differ in that."""
+    flat = reference.shape[0] if reference.ndim else 1, math.prod(reference.shape[1:])
+    y = reference.reshape(flat).astype(np.float64)
+    z = got.reshape(flat).astype(np.float64)
+    odd = ~(np.isfinite(y) & np.isfinite(z))
+    unequal = (odd & ~((y == z) | (np.isnan(y) & np.isnan(z)))).any(axis=1)
+    return np.where(odd, 0.0, y), np.where(odd, 0.0, z), unequal
 
 
 def _cosines(y: Array, z: Array) -> Array:

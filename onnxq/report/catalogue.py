@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+from onnxq.metrics import METRICS
 from onnxq.ranges import RANGES
 from onnxq.registry import known
 from onnxq.targets import names, target
@@ -13,6 +14,7 @@ def catalogue() -> dict[str, dict[str, str]]:
     return {
         "targets": {name: target(name).summary for name in names()},
         "ranges": {name: _summary(entry) for name, entry in known("ranges", RANGES).items()},
+        "metrics": {name: _summary(entry) for name, entry in known("metrics", METRICS).items()},
         "readers": {name: _summary(entry) for name, entry in sorted(known("readers").items())},
     }
 

@@ -25,16 +25,20 @@ def comparison_dict(comparison: Comparison) -> dict[str, Any]:
     for name, accuracy in (("top1", comparison.top1), ("top5", comparison.top5)):
         if accuracy is not None:
             found[name] = _paired_dict(accuracy)
+    if comparison.metric is not None:
+        scored = comparison.metric
+        kinds = {"name": scored.name, "interval_by": scored.interval}
+        found["metric"] = kinds | _paired_dict(scored.paired)
     return found
 
 
-def _paired_dict(paired: Paired) -> dict[str, float]:
+def _paired_dict(paired: Paired) -> dict[str, Any]:
     """Return both means and the interval of their difference."""
     return {
         "float": paired.before,
         "quantized": paired.after,
         "difference": paired.difference,
-        "interval95": paired.half_width,
+        "interval95": number(paired.half_width),
         "samples": paired.samples,
     }
 

@@ -1,5 +1,6 @@
 """Results for people: lines and rich tables."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -106,6 +107,8 @@ def _costs(result: Compared) -> Table:
     for name, accuracy in (("top-1", result.comparison.top1), ("top-5", result.comparison.top5)):
         if accuracy is not None:
             table.add_row(name, *_accuracy_row(accuracy))
+    if (scored := result.comparison.metric) is not None:
+        table.add_row(scored.name, *_score_row(scored.paired))
     before, after = result.sizes
     table.add_row(
         "size", f"{before / 1e6:.2f} MB", f"{after / 1e6:.2f} MB", f"{after / before:.2f} ×"
@@ -119,6 +122,13 @@ def _costs(result: Compared) -> Table:
             f"{timed.ratio:.2f} ×",
         )
     return table
+
+
+def _score_row(score: Paired) -> tuple[str, str, str]:
+    """Return float, quantized and the difference with its 95 % interval, if there is one."""
+    known = math.isfinite(score.half_width)
+    width = f" ± {score.half_width:.5f}" if known else ""
+    return f"{score.before:.5f}", f"{score.after:.5f}", f"{score.difference:+.5f}{width}"
 
 
 def _accuracy_row(accuracy: Paired) -> tuple[str, str, str]:
