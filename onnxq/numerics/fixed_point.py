@@ -75,6 +75,37 @@ def positions(params: QuantParams) -> Array:
     return 1 - exponents.astype(np.int64)
 
 
+def power_above(scale: Array) -> Array:
+    """Return the smallest powers of two that are not below positive scales, float32."""
+    mantissa, exponent = np.frexp(scale.astype(np.float64))
+    above: Array = np.ldexp(np.float32(1), exponent - (mantissa == 0.5))
+    return above
+
+
+def worst_sums(codes: Array, bits: int, axis: int | None, groups: int = 1) -> Array:
+    """Return the largest magnitude a sum of products can have: ``2^(b_x−1)·Σ|q_w|``.
+
+    Args:
+        codes: Of the weights.
+        bits: Width of what they are multiplied with.
+        axis: The axis of the output channels; None for a transposed convolution in groups,
+            ``(I, O/groups, …)``.
+        groups: How many groups those have.
+
+    Returns:
+        int64, one an output channel.
+    """
+    magnitude = np.abs(codes.astype(np.int64))
+    if axis is None:
+        outputs = codes.shape[1]
+        sums = magnitude.reshape(groups, -1, outputs, *codes.shape[2:])
+        sums = np.moveaxis(sums, 2, 1).reshape(groups * outputs, -1).sum(axis=1)
+    else:
+        sums = np.moveaxis(magnitude, axis, 0).reshape(codes.shape[axis], -1).sum(axis=1)
+    worst: Array = sums << (bits - 1)
+    return worst
+
+
 def candidates(lo: float, hi: float, spec: QuantSpec) -> Array:
     """Return the positions to choose among, ascending.
 
