@@ -1,5 +1,6 @@
 """From what was seen to the parameters that are used: range algorithms at work on a plan."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,8 +12,11 @@ from onnxq.graph.io import Model
 from onnxq.numerics.affine import params_of
 from onnxq.numerics.ends import ends
 from onnxq.numerics.extremes import extremes
+from onnxq.numerics.fixed_point import beyond
 from onnxq.plan import Plan, WeightPlan
-from onnxq.types import QuantParams, Range, TensorStats
+from onnxq.types import QuantParams, QuantSpec, Range, TensorStats
+
+log = logging.getLogger(__name__)
 
 
 def activation_params(plan: Plan, seen: Mapping[str, TensorStats]) -> dict[str, QuantParams]:
@@ -25,7 +29,20 @@ def activation_params(plan: Plan, seen: Mapping[str, TensorStats]) -> dict[str, 
         spec, stats = activation.spec, seen[name]
         interval = _filled(spec.range(stats, spec)).within(*spec.bounds)
         chosen[name] = params_of(interval, spec)
+        _warn_beyond(name, stats, spec)
     return chosen
+
+
+def _warn_beyond(name: str, stats: TensorStats, spec: QuantSpec) -> None:
+    """Warn of a tensor for which the chip has no position worth choosing."""
+    if spec.power_of_two and beyond(Range.containing_zero(stats.lo, stats.hi), spec).any():
+        least, most = spec.positions
+        log.warning(
+            "%s: no position within %d … %d fits its values: the nearest is used",
+            name,
+            least,
+            most,
+        )
 
 
 def _filled(chosen: Range) -> Range:
@@ -44,6 +61,7 @@ def weight_params(plan: Plan, model: Model) -> dict[tuple[str, int], QuantParams
     for key, node in plan.nodes.items():
         for weight in node.weights:
             stats = _weight_stats(weight, constants[weight.name])
+            _warn_beyond(weight.name, stats, weight.spec)
             chosen[key, weight.index] = params_of(
                 weight.spec.range(stats, weight.spec), weight.spec
             )

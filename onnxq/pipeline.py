@@ -14,7 +14,8 @@ from onnxq import calibration, comparison
 from onnxq.calibrating import Collection, calibrate
 from onnxq.comparison import Comparison, Latency
 from onnxq.correction import correct_biases
-from onnxq.emit.qdq import emit_qdq
+from onnxq.emit import emit
+from onnxq.emit.qdq import Emitted
 from onnxq.errors import ModelError, QualityError
 from onnxq.feeds import Batch
 from onnxq.files import check_target, staged
@@ -29,7 +30,7 @@ from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan
 from onnxq.planning import plan_model
 from onnxq.recipe import Recipe, dumps
-from onnxq.results import Compared, Quantized
+from onnxq.results import SIDECAR, Compared, Quantized
 from onnxq.sources import Source, batches_of
 from onnxq.table import CalibrationTable
 
@@ -66,7 +67,8 @@ def quantize(
 ) -> Quantized:
     """Write the quantized model.
 
-    The file is checked, loaded, run on the samples the table keeps, and only then put in place.
+    The file is checked, loaded, run on the samples the table keeps, and only then put in place,
+    with ``<output>.json``, a table of positions, where scales are powers of two.
 
     Args:
         model: The float model.
@@ -86,8 +88,8 @@ def quantize(
     """
     runtime, limits = runtime or Runtime(), limits or Limits()
     inputs = io.files_of(model)
-    for target_file in (output, output.with_name(f"{output.name}.data")):
-        check_target(target_file, inputs)
+    for suffix in ("", ".data", SIDECAR):
+        check_target(output.with_name(f"{output.name}{suffix}"), inputs)
     prepared, plan, passes, before = plan_model(model, recipe, table, limits.max_opset)
     stats = calibration.statistics(table, prepared, plan)
     samples = [
@@ -102,10 +104,11 @@ def quantize(
     if wanted and samples:
         corrected = correct_biases(prepared, plan, activations, weights, samples[::2], runtime)
         samples = samples[1::2] or samples  # what was fitted is no check
-    emitted = emit_qdq(prepared, plan, activations, weights)
+    emitted = emit(prepared, plan, activations, weights)
     _record(prepared, plan, table)
     with staged(output) as temporary:
         io.write(prepared, temporary)
+        _write_table(temporary, emitted)
         result = Session(temporary, runtime)
         check = comparison.compare(reference, result, samples) if samples else None
         _check_quality(output, check, limits.min_cosine)
@@ -119,12 +122,19 @@ def quantize(
         corrected=corrected,
         passes=tuple(passes),
         opset=(before, prepared.opset),
-        onnxruntime=lowest_onnxruntime(prepared.opset),
+        onnxruntime=lowest_onnxruntime(prepared.opset, prepared.proto.ir_version),
         sizes=(io.size_of(model), size),
         check=check,
         latency=timed,
         layers=worst,
     )
+
+
+def _write_table(path: Path, emitted: Emitted) -> None:
+    """Write the table of positions beside the model, if there is one."""
+    if emitted.table is not None:
+        text = json.dumps(emitted.table, indent=1)
+        path.with_name(f"{path.name}{SIDECAR}").write_text(f"{text}\n", encoding="utf-8")
 
 
 def _prepared(path: Path) -> Model:

@@ -126,6 +126,16 @@ class Plan:
         return list(dict.fromkeys(plan.sources[-1] for plan in self.activations.values()))
 
     @property
+    def qdq(self) -> bool:
+        """Whether the graph computes with quantized values, instead of staying float."""
+        return self.recipe.qdq is not False
+
+    @property
+    def rounding(self) -> str:
+        """How integer operators round what they write."""
+        return self.recipe.rounding or "half-even"
+
+    @property
     def channels(self) -> dict[str, int]:
         """Names of activations with one scale a channel, to the axis of the channels."""
         tiles = {plan.shares: plan.spec.tile for plan in self.activations.values()}
@@ -209,7 +219,11 @@ def _context(model: Model, target: Target, recipe: Recipe) -> Context:
 
 
 def _check_rules(context: Context) -> None:
-    """Refuse rules that match nothing."""
+    """Refuse rules that match nothing, and keys that mean nothing on the target."""
+    for key in ("positions", "rounding", "qdq"):
+        asked = getattr(context.recipe, key)
+        if asked is not None and not context.target.power_of_two:
+            raise RecipeError(f"{key} is for targets with powers of two, like fixed-point")
     names = [(label(node), node.op) for node in context.model.graph.nodes]
     for rule in context.recipe.rules:
         if not any(rule.matches(*name) for name in names):

@@ -24,6 +24,10 @@ import yaml
 
 from onnxq.errors import RecipeError, UnknownNameError
 
+POSITIONS = ("any", "chip")
+ROUNDINGS = ("half-even", "half-up", "floor")
+_SINGLE = ("target", "correct_bias", "positions", "rounding", "qdq")  # keys with a single value
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRule:
@@ -102,6 +106,10 @@ class Recipe:
         weights: Defaults for weights.
         rules: Exceptions, the first match wins.
         correct_bias: Let biases take up the mean error of their layer; None: the target says.
+        positions: For powers of two: ``any``, or ``chip`` for 0 … bits − 1 only.
+        rounding: For powers of two: how the chip rounds what it shifts, ``half-even``,
+            ``half-up`` or ``floor``.
+        qdq: For powers of two: False keeps the graph float, weights and biases on their grids.
     """
 
     target: str | None = None
@@ -109,15 +117,28 @@ class Recipe:
     weights: TensorRule = field(default_factory=TensorRule)
     rules: tuple[NodeRule, ...] = ()
     correct_bias: bool | None = None
+    positions: str | None = None
+    rounding: str | None = None
+    qdq: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse words that mean nothing.
+
+        Raises:
+            UnknownNameError: The positions or the rounding are none of those listed.
+        """
+        for key, words in (("positions", POSITIONS), ("rounding", ROUNDINGS)):
+            value = getattr(self, key)
+            if value is not None and value not in words:
+                raise UnknownNameError(key, value, words)
 
     def over(self, other: "Recipe") -> "Recipe":
         """Return this recipe with its gaps filled from another; its rules come first."""
         return Recipe(
-            target=self.target or other.target,
+            **{key: _first(getattr(self, key), getattr(other, key)) for key in _SINGLE},
             activations=self.activations.over(other.activations),
             weights=self.weights.over(other.weights),
             rules=self.rules + other.rules,
-            correct_bias=other.correct_bias if self.correct_bias is None else self.correct_bias,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -212,6 +233,7 @@ def _node_rule(content: Any, number: int) -> NodeRule:
 
 _KINDS: Mapping[str, type] = {
     "correct_bias": bool,
+    "qdq": bool,
     "activations": dict,
     "weights": dict,
     "range_options": dict,
@@ -236,6 +258,11 @@ def _checked(content: Any, cls: type, where: str) -> Mapping[str, Any]:
         if not isinstance(value, kind):
             raise RecipeError(f"{where}: {key} must be {_SPELLED[kind]}, not {value!r}")
     return given
+
+
+def _first(value: Any, other: Any) -> Any:
+    """Return the first of two values, or the other where it is left open."""
+    return other if value is None else value
 
 
 def _given(rule: TensorRule) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from onnxq.layers import Layer
 from onnxq.passes import PassReport
 from onnxq.plan import Plan
 
+SIDECAR = ".json"  # what the name of the table of positions ends with
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:

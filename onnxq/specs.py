@@ -14,7 +14,7 @@ from onnxq.ranges import RANGES, range_algorithm
 from onnxq.ranges.fixed import Fixed
 from onnxq.recipe import TensorRule, channels
 from onnxq.targets import Target
-from onnxq.types import IntType, QuantSpec, RangeAlgorithm, Tile
+from onnxq.types import ANY_POSITION, IntType, QuantSpec, RangeAlgorithm, Tile
 
 
 def activation_spec(context: Context, node: Node, tensor: Tensor) -> QuantSpec:
@@ -39,7 +39,7 @@ def activation_spec(context: Context, node: Node, tensor: Tensor) -> QuantSpec:
     rule = context.target.ops.get(producer.op) if producer is not None else None
     if rule is not None and rule.output_range:
         low, high = rule.output_range
-        return replace(spec, range=Fixed(lo=low, hi=high), symmetric=False)
+        return replace(spec, range=Fixed(lo=low, hi=high), symmetric=context.target.power_of_two)
     return spec
 
 
@@ -110,8 +110,15 @@ def _spec(
     algorithm = range_algorithm(rule.range, **(rule.range_options or {}))
     if kind == "activations" and axis is not None:
         _check_channels(context.target, algorithm)
+    chip = context.recipe.positions == "chip"
     return QuantSpec(
-        dtype=dtype, symmetric=bool(rule.symmetric), range=algorithm, tile=tile, bounds=bounds
+        dtype=dtype,
+        symmetric=bool(rule.symmetric),
+        range=algorithm,
+        tile=tile,
+        bounds=bounds,
+        power_of_two=context.target.power_of_two,
+        positions=(0, dtype.bits - 1) if chip else ANY_POSITION,
     )
 
 

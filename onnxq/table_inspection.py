@@ -21,7 +21,7 @@ from onnxq.ranges.outlier_var import Limit, OutlierVar
 from onnxq.recipe import TensorRule
 from onnxq.registry import known
 from onnxq.table import CalibrationTable
-from onnxq.types import Array, IntType, QuantParams, QuantSpec, Range, TensorStats
+from onnxq.types import Array, IntType, QuantParams, QuantSpec, Range, RangeAlgorithm, TensorStats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,12 @@ def overview(path: Path) -> Overview:
 
 
 def closeup(
-    path: Path, name: str, rule: TensorRule, outlier_options: Mapping[str, Any] | None = None
+    path: Path,
+    name: str,
+    rule: TensorRule,
+    outlier_options: Mapping[str, Any] | None = None,
+    *,
+    power_of_two: bool = False,
 ) -> Closeup:
     """Look at one tensor of a table.
 
@@ -121,6 +126,7 @@ def closeup(
         name: The tensor, or a part of its name that no other has.
         rule: What is asked of activations, without gaps; other algorithms take their defaults.
         outlier_options: Options of outlier-var, over those of the rule.
+        power_of_two: Whether the scale is a power of two.
 
     Raises:
         CalibrationError: The file is damaged, or no calibration table.
@@ -135,9 +141,7 @@ def closeup(
         each: range_algorithm(each, **options.get(each, {}))
         for each in (*known("ranges", RANGES), str(rule.range))
     }
-    asked = QuantSpec(
-        dtype=_dtype(rule), symmetric=bool(rule.symmetric), range=found[str(rule.range)]
-    )
+    asked = _spec(rule, found[str(rule.range)], power_of_two=power_of_two)
     outliers = found[OutlierVar.name]
     assert isinstance(outliers, OutlierVar)
     seen = _see(table, _full_name(table.tensors, name), outliers)
@@ -168,6 +172,19 @@ def _dtype(rule: TensorRule) -> IntType:
     """Return the element type that is asked for."""
     try:
         return IntType.parse(str(rule.dtype))
+    except ValueError as error:
+        raise RecipeError(f"activations: {error}") from error
+
+
+def _spec(rule: TensorRule, algorithm: RangeAlgorithm, *, power_of_two: bool) -> QuantSpec:
+    """Return what is asked of activations."""
+    try:
+        return QuantSpec(
+            dtype=_dtype(rule),
+            symmetric=bool(rule.symmetric),
+            range=algorithm,
+            power_of_two=power_of_two,
+        )
     except ValueError as error:
         raise RecipeError(f"activations: {error}") from error
 

@@ -57,9 +57,14 @@ def range_cases() -> list[RangeCase]:
     for what, array in _data().items():
         for tile in _tiles(array):
             stats = statistics(array, tile)
-            for dtype, symmetric in _TYPES:
-                spec = QuantSpec(dtype=dtype, symmetric=symmetric, tile=tile, range=MinMax())
-                kind = "symmetric" if symmetric else "affine"
+            for dtype, kind in _TYPES:
+                spec = QuantSpec(
+                    dtype=dtype,
+                    symmetric=kind != "affine",
+                    power_of_two=kind == "power of two",
+                    tile=tile,
+                    range=MinMax(),
+                )
                 reach = "×".join(map(str, tile)) or "tensor"
                 cases.append(RangeCase(f"{what}, {reach}, {dtype.name} {kind}", stats, spec))
     return cases
@@ -138,10 +143,12 @@ RANGE_CHECKS: tuple[RangeCheck, ...] = (
 )
 
 _TYPES = (
-    (IntType(8, signed=False), False),
-    (IntType(8, signed=True), True),
-    (IntType(4, signed=True), True),
-    (IntType(16, signed=False), False),
+    (IntType(8, signed=False), "affine"),
+    (IntType(8, signed=True), "symmetric"),
+    (IntType(4, signed=True), "symmetric"),
+    (IntType(16, signed=False), "affine"),
+    (IntType(6, signed=True), "power of two"),
+    (IntType(16, signed=True), "power of two"),
 )
 
 _NOTHING = FloatHistogram(0, 0, np.zeros(0, np.int64), 0, np.zeros(0, np.int64))

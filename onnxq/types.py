@@ -20,6 +20,8 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Tile = tuple[int, ...]
 
+ANY_POSITION = (-126, 126)  # of a power of two that is a normal float32, as is its inverse
+
 
 def _readonly(array: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
     """Copy into a read-only array of one dtype."""
@@ -194,6 +196,9 @@ class QuantSpec:
         range: The algorithm that turns statistics into a range.
         bounds: Interval outside of which the tensor has no values by construction, e.g.
             ``(0, 6)`` after Relu6; the range never leaves it.
+        power_of_two: The scale is ``2^(−p)`` with a whole number p, the position; the zero
+            point is 0 and the codes use the full range of the type.
+        positions: The least and the largest position there is.
     """
 
     dtype: IntType
@@ -201,6 +206,25 @@ class QuantSpec:
     range: RangeAlgorithm
     tile: Tile = ()
     bounds: tuple[float, float] = (float("-inf"), float("inf"))
+    power_of_two: bool = False
+    positions: tuple[int, int] = ANY_POSITION
+
+    def __post_init__(self) -> None:
+        """Refuse powers of two for what they are not defined for.
+
+        Raises:
+            ValueError: Powers of two are asked for with a free zero point, codes without a sign
+                or of more than 16 bits, or there is no position.
+        """
+        if not self.power_of_two:
+            return
+        if not (self.symmetric and self.dtype.signed and self.dtype.bits <= 16):
+            raise ValueError(
+                f"powers of two go with symmetric int2 to int16, not {self.dtype.name}"
+                f"{'' if self.symmetric else ' affine'}"
+            )
+        if not ANY_POSITION[0] <= self.positions[0] <= self.positions[1] <= ANY_POSITION[1]:
+            raise ValueError(f"positions {self.positions} are not within {ANY_POSITION}")
 
 
 @dataclass(frozen=True, kw_only=True)

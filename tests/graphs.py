@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnxq.emit.qdq import Emitted, emit_qdq, required_opset
+from onnxq.emit import emit
+from onnxq.emit.qdq import Emitted, required_opset
 from onnxq.graph.io import Model, array_of, from_proto, sync
 from onnxq.graph.opset import raise_opset
 from onnxq.numerics.affine import params_of
@@ -31,7 +32,13 @@ ROWS = 2
 def eager(name: str = "cpu") -> Target:
     """Return a target that quantizes narrow layers too, with ranges that need no histogram."""
     shipped = target(name)
-    return replace(shipped, worth=Worth(), activations={**shipped.activations, "range": "minmax"})
+    plain = {"range": "minmax"}
+    return replace(
+        shipped,
+        worth=Worth(),
+        activations={**shipped.activations, **plain},
+        weights={**shipped.weights, **plain},
+    )
 
 
 def build(
@@ -196,7 +203,7 @@ def quantized(
         model = raise_opset(model, needed)
         plan = resolve(model, eager(on), recipe or Recipe())
     activations = _activation_params(plan, sync(model), feed)
-    emitted = emit_qdq(model, plan, activations, _weight_params(plan, model))
+    emitted = emit(model, plan, activations, _weight_params(plan, model))
     return Result(
         original=proto,
         model=sync(model),

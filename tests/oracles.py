@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -130,3 +130,38 @@ def divergence(p: Array, q: Array) -> float:
         return math.inf
     p, q = p[p > 0] / p.sum(), q[p > 0] / q.sum()
     return float((p * np.log(p / q)).sum())
+
+
+def weight_curve(centres: Array, mass: Array, bits: int) -> list[float]:
+    """The weights of adaptive KL, bin by bin."""
+    order = sorted(range(len(centres)), key=lambda i: abs(centres[i]))
+    total, reach, index = 0.0, 0.0, 0
+    while total < 0.5 - 1e-12:
+        reach = abs(centres[order[index]])
+        while index < len(order) and abs(centres[order[index]]) <= reach * (1 + 1e-12):
+            total += mass[order[index]]
+            index += 1
+    rms = math.sqrt(sum(m * c * c for c, m in zip(centres, mass, strict=True)))
+    near = sum(m for c, m in zip(centres, mass, strict=True) if abs(c) <= rms * (1 + 1e-12))
+    curve = [1 - math.exp(-bits * near * (c / reach) ** 2) for c in centres]
+    weighted = sum(y * m for y, m in zip(curve, mass, strict=True))
+    return curve if weighted > 0 else [1.0] * len(curve)
+
+
+def position_divergence(
+    centres: Array, mass: Array, position: int, bits: int, curve: Sequence[float]
+) -> float:
+    """The divergence of one position, code by code."""
+    half = 2 ** (bits - 1)
+    members: dict[int, list[int]] = {}
+    for i in (i for i, m in enumerate(mass) if m > 0):
+        members.setdefault(round(centres[i] * 2.0**position), []).append(i)
+    q = [0.0] * len(mass)
+    for code, inside in members.items():
+        for i in inside:
+            fits = -half <= code < half
+            q[i] = sum(mass[j] for j in inside) / len(inside) if fits else 1e-9
+    p = [y * m for y, m in zip(curve, mass, strict=True)]
+    q = [y * m for y, m in zip(curve, q, strict=True)]
+    pairs = zip(p, q, strict=True)
+    return sum(a / sum(p) * math.log((a / sum(p)) / (b / sum(q))) for a, b in pairs if a > 0)

@@ -147,7 +147,13 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
         range_options=key_values(flags.range_option, "--range-option") or None,
     )
     recipe = asked(flags.recipe, flags.target, weights, activations, _exclusions(flags))
-    return _tuned(Recipe(correct_bias=flags.correct_bias).over(recipe), flags)
+    single = Recipe(
+        correct_bias=flags.correct_bias,
+        positions=flags.positions,
+        rounding=flags.rounding,
+        qdq=flags.qdq,
+    )
+    return _tuned(single.over(recipe), flags)
 
 
 def _reduced(flags: RecipeFlags) -> str | None:

@@ -17,6 +17,9 @@ ELSEWHERE = (  # flags about what a table does not hold
     "exclude",
     "exclude_op",
     "correct_bias",
+    "positions",
+    "rounding",
+    "qdq",
 )
 
 
@@ -64,8 +67,9 @@ def _show_tensor(screen: Any, path: Path, tensor: str, asked: RecipeFlags) -> No
     outliers = {name: value for name in OUTLIERS if (value := getattr(asked, name)) is not None}
     left_open: dict[str, Any] = dict.fromkeys(OUTLIERS)  # they mean something without --outlier-var
     recipe = recipe_of(replace(asked, **left_open))
-    rule = recipe.activations.over(TensorRule(**target(recipe.target or "cpu").activations))
-    found = closeup(path, tensor, rule, outliers)
+    hardware = target(recipe.target or "cpu")
+    rule = recipe.activations.over(TensorRule(**hardware.activations))
+    found = closeup(path, tensor, rule, outliers, power_of_two=hardware.power_of_two)
     for line in closeup_lines(found, screen.width, unicode=screen.unicode):
         screen.print(escape(line))
     screen.json(closeup_dict(found))

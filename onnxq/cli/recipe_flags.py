@@ -11,6 +11,7 @@ import typer
 from onnxq.cli import options
 
 OUTLIERS = "Outlier-variance ranges"
+FIXED_POINT = "Fixed point"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,30 @@ class RecipeFlags:
         typer.Option(
             "--correct-bias/--no-correct-bias",
             help="Let biases take up the mean error of their layer; the target decides.",
+        ),
+    ] = None
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="any|chip",
+            help="Which powers of two there are: any, or 0 … bits − 1 (chip).",
+            rich_help_panel=FIXED_POINT,
+        ),
+    ] = None
+    rounding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="half-even|half-up|floor",
+            help="How the chip rounds what it shifts.",
+            rich_help_panel=FIXED_POINT,
+        ),
+    ] = None
+    qdq: Annotated[
+        bool | None,
+        typer.Option(
+            "--qdq/--no-qdq",
+            help="Pairs of Q and DQ in the graph, or only weights on their grid.",
+            rich_help_panel=FIXED_POINT,
         ),
     ] = None
     recipe: options.RecipeFile = None

@@ -1,1 +1,18 @@
 """Emitters: write a plan and its parameters into a graph."""
+
+from collections.abc import Mapping
+
+from onnxq.emit.biases import Weights
+from onnxq.emit.fixed_point import emit_fixed_point
+from onnxq.emit.qdq import Emitted, emit_qdq
+from onnxq.graph.io import Model
+from onnxq.plan import Plan
+from onnxq.types import QuantParams
+
+
+def emit(
+    model: Model, plan: Plan, activations: Mapping[str, QuantParams], weights: Weights
+) -> Emitted:
+    """Write a plan into its model, in place, in the form its target wants."""
+    emitter = emit_fixed_point if plan.target.power_of_two else emit_qdq
+    return emitter(model, plan, activations, weights)

@@ -22,22 +22,26 @@ QLinearAdd, QLinearAveragePool or MatMulIntegerToFloat of such groups, which fai
 run. The weights of a Gemm or MatMul that reads such a tensor get a Max too: it would become
 MatMulNBits, which rounds its input once more, to 8 bits a row. The bias of a Conv, ConvTranspose
 or Gemm that does stays float, since no one scale is that of the accumulator.
+
+QuantizeLinear saturates at the type codes are stored in and rounds half to even. Where codes are
+narrower than that, a Clip to the ends of the grid comes before it; where a chip rounds otherwise,
+operators that do so exactly (`onnxq.emit.grid`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxq.graph.edit import Names, set_inputs
+from onnxq.emit.biases import Fitted, fit_biases
+from onnxq.emit.grid import grid_steps
+from onnxq.graph.edit import Names, annotate, set_inputs
 from onnxq.graph.io import Model, array_of, constant
 from onnxq.numerics.affine import quantize, storage
-from onnxq.numerics.bias import bias_params, fitting_scale
 from onnxq.numerics.saturation import saturating_pairs
-from onnxq.numerics.tiles import reduce
 from onnxq.plan import NodePlan, Plan
 from onnxq.targets import Target
 from onnxq.types import Array, IntType, QuantParams
@@ -55,21 +59,30 @@ class Emitted:
         weights: How many weights.
         raised: Node label to the number of weight scales raised so that the bias fits int32.
         saturating: Pairs of weights that can saturate on CPUs without VNNI, and pairs in all.
+        overflowing: Labels of nodes whose accumulator can overflow int32.
+        table: Positions of all tensors and nodes, as plain values; None without powers of two.
     """
 
     activations: int
     weights: int
     raised: Mapping[str, int] = field(default_factory=dict)
     saturating: tuple[int, int] = (0, 0)
+    overflowing: tuple[str, ...] = ()
+    table: Mapping[str, Any] | None = None
 
 
 def required_opset(plan: Plan) -> tuple[int, str]:
     """Return the operator set a plan needs, and what needs it."""
     specs = [plan.spec for plan in plan.activations.values()]
     specs += [weight.spec for node in plan.nodes.values() for weight in node.weights]
-    odd = [spec.dtype.name for spec in specs if _element_type(spec.dtype).name not in PLAIN]
-    if odd:
+    packed = not plan.target.power_of_two
+    odd = [s.dtype.name for s in specs if _element_type(s.dtype, packed=packed).name not in PLAIN]
+    if odd and plan.qdq:
         return 21, odd[0]
+    if not plan.qdq:
+        return 7, "float"
+    if plan.target.power_of_two:
+        return 13, "fixed point"
     if any(weight.spec.tile for node in plan.nodes.values() for weight in node.weights):
         return 13, "per-channel weights"
     return (13, "per-channel activations") if any(s.tile for s in specs) else (10, "int8")
@@ -96,23 +109,32 @@ def emit_qdq(
     integer = [node_plan for node_plan in plan.nodes.values() if node_plan.quantized]
     quantized = {id(nodes[node_plan.output]) for node_plan in integer}
     tensors = model.graph.tensors()
-    writer = _Writer(model)
-    raised = {}
+    writer = _Writer(model, packed=not plan.target.power_of_two)
+    fitted = fit_biases(model, plan, activations, weights)
     for node_plan in integer:
-        node = nodes[node_plan.output]
-        changed = _emit_weights(writer, node, node_plan, activations, weights)
-        if changed:
-            raised[node_plan.label] = changed
+        _emit_weights(writer, nodes[node_plan.output], node_plan, activations, fitted)
     for name, params in activations.items():
         if plan.activations[name].written:
-            _emit_written(writer, tensors[name], params)
+            shifted = plan.rounding if _is_shifted(tensors[name], plan.target) else "half-even"
+            _emit_written(writer, tensors[name], params, shifted)
         elif not plan.activations[name].carried:
             before = _guarded(writer, tensors[name], plan.target)
             _emit_read(writer, tensors[name], before, params, quantized)
+    if plan.target.power_of_two:
+        annotate(model, writer.parameters)
     count = sum(len(node_plan.weights) for node_plan in integer)
     return Emitted(
-        activations=len(activations), weights=count, raised=raised, saturating=writer.saturating
+        activations=len(activations),
+        weights=count,
+        raised=fitted.raised,
+        saturating=writer.saturating,
     )
+
+
+def _is_shifted(tensor: gs.Tensor, target: Target) -> bool:
+    """Say whether an integer operator shifts what it writes to another grid."""
+    rule = target.ops.get(tensor.inputs[0].op)
+    return rule is None or not rule.moves
 
 
 def _emit_weights(
@@ -120,25 +142,17 @@ def _emit_weights(
     node: gs.Node,
     plan: NodePlan,
     activations: Mapping[str, QuantParams],
-    weights: Mapping[tuple[str, int], QuantParams],
-) -> int:
-    """Replace the constants of one node; return how many weight scales its bias raised."""
-    raised = 0
+    fitted: Fitted,
+) -> None:
+    """Replace the constants of one node."""
+    if plan.bias is not None:
+        bias = node.inputs[plan.bias]
+        node.inputs[plan.bias] = writer.dequantized(bias, fitted.biases[plan.output])
     for weight in plan.weights:
-        params = weights[plan.output, weight.index]
-        if plan.bias is not None:
-            bias = node.inputs[plan.bias]
-            input_scale = activations[node.inputs[0].name].scale
-            before = params.scale.reshape(-1)
-            empty = reduce(array_of(node.inputs[weight.index]), params.tile, np.any) == 0
-            scale = fitting_scale(before, empty.reshape(-1), input_scale, array_of(bias))
-            raised = int((scale > before).sum())
-            params = replace(params, scale=scale.reshape(params.scale.shape))
-            node.inputs[plan.bias] = writer.dequantized(bias, bias_params(scale, input_scale))
+        params = fitted.weights[plan.output, weight.index]
         after = writer.dequantized(node.inputs[weight.index], params)
         alone = node.op in WEIGHT_ONLY and _reads_channels(node, activations)
         node.inputs[weight.index] = writer.copy(after) if alone else after
-    return raised
 
 
 def _reads_channels(node: gs.Node, activations: Mapping[str, QuantParams]) -> bool:
@@ -146,11 +160,11 @@ def _reads_channels(node: gs.Node, activations: Mapping[str, QuantParams]) -> bo
     return any(t.name in activations and activations[t.name].tile for t in node.inputs)
 
 
-def _emit_written(writer: "_Writer", tensor: gs.Tensor, params: QuantParams) -> None:
+def _emit_written(writer: "_Writer", tensor: gs.Tensor, params: QuantParams, rounding: str) -> None:
     """Put a pair of Q and DQ behind what an integer operator writes, in front of all readers."""
     before = gs.Variable(writer.names.new(f"{tensor.name}_float"))
     tensor.inputs[0].outputs[0] = before
-    writer.pair(before, tensor, params)
+    writer.parameters[tensor.name] = writer.pair(before, tensor, params, rounding)
 
 
 def _guarded(writer: "_Writer", tensor: gs.Tensor, target: Target) -> gs.Tensor:
@@ -177,7 +191,7 @@ def _emit_read(
     for node in list(tensor.outputs):
         if id(node) in integer:
             set_inputs(node, [after if read is tensor else read for read in node.inputs])
-    writer.pair(before, after, params)
+    writer.parameters[tensor.name] = writer.pair(before, after, params)
 
 
 class _Writer:
@@ -186,25 +200,37 @@ class _Writer:
     Attributes:
         names: Gives out tensor names that are free.
         saturating: Pairs of weights at risk on CPUs without VNNI, and pairs in all.
+        parameters: Scale and zero point, by the name of the tensor or of the codes of a constant.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, packed: bool) -> None:
+        """Start without any.
+
+        Args:
+            model: The model.
+            packed: Store codes of 4 bits in half a byte, which few operators read.
+        """
         self.names = Names(model)
         self._model = model
+        self._packed = packed
         self._written: dict[tuple[object, ...], gs.Variable] = {}
         self.saturating = (0, 0)
+        self.parameters: dict[str, list[gs.Constant]] = {}
 
     def dequantized(self, tensor: gs.Constant, params: QuantParams) -> gs.Variable:
         """Store a constant quantized and return its dequantized tensor."""
         values = params.scale.tobytes(), params.zero_point.tobytes()
         key = (tensor.name, params.dtype, params.tile, *values)
         if key not in self._written:
-            codes = quantize(array_of(tensor), params).astype(_element_type(params.dtype))
+            codes = quantize(array_of(tensor), params).astype(
+                _element_type(params.dtype, packed=self._packed)
+            )
             self._count_saturating(codes, params)
             stored = constant(self.names.new(f"{tensor.name}_quantized"), codes)
             after = gs.Variable(self.names.new(f"{tensor.name}_dequantized"))
             parameters = self._parameters(tensor.name, params)
             self._add("DequantizeLinear", [stored, *parameters], after, params)
+            self.parameters[stored.name] = parameters
             self._written[key] = after
         return self._written[key]
 
@@ -226,8 +252,10 @@ class _Writer:
         node = gs.Node("Max", name=f"{after.name}_Max", inputs=[before], outputs=[after])
         self._model.graph.nodes.append(node)
 
-    def pair(self, before: gs.Tensor, after: gs.Tensor, params: QuantParams) -> None:
-        """Write QuantizeLinear and DequantizeLinear between two tensors."""
+    def pair(
+        self, before: gs.Tensor, after: gs.Tensor, params: QuantParams, rounding: str = "half-even"
+    ) -> list[gs.Constant]:
+        """Write QuantizeLinear and DequantizeLinear between two tensors; return their constants."""
         stem = after.name.removesuffix("_dequantized")
         parameters = self._parameters(stem, params)
         middle = gs.Variable(self.names.new(f"{stem}_quantized"))
@@ -235,15 +263,31 @@ class _Writer:
             behind, after = after, gs.Variable(self.names.new(f"{stem}_by_channel"))
             before = self.copy(before)
             self._copy(after, behind)
+        for op, factors in grid_steps(params, rounding):
+            before = self._step(op, before, stem, factors)
         self._add("QuantizeLinear", [before, *parameters], middle, params)
         self._add("DequantizeLinear", [middle, *parameters], after, params)
+        return parameters
+
+    def _step(self, op: str, before: gs.Tensor, stem: str, factors: tuple[float, ...]) -> gs.Tensor:
+        """Write one operator that brings values closer to the grid."""
+        after = gs.Variable(self.names.new(f"{stem}_{op.lower()}"))
+        values = [
+            constant(self.names.new(f"{after.name}_{i}"), np.array(value, np.float32))
+            for i, value in enumerate(factors)
+        ]
+        node = gs.Node(op, name=f"{after.name}_{op}", inputs=[before, *values], outputs=[after])
+        self._model.graph.nodes.append(node)
+        return after
 
     def _parameters(self, stem: str, params: QuantParams) -> list[gs.Constant]:
         """Return scale and zero point as constants; a 32 bit type has no zero point."""
         scale = constant(self.names.new(f"{stem}_scale"), _flat(params.scale))
         if params.dtype.bits == 32:
             return [scale]
-        zero_point = _flat(params.zero_point).astype(_element_type(params.dtype))
+        zero_point = _flat(params.zero_point).astype(
+            _element_type(params.dtype, packed=self._packed)
+        )
         return [scale, constant(self.names.new(f"{stem}_zero_point"), zero_point)]
 
     def _add(
@@ -261,9 +305,9 @@ def _flat(values: Array) -> Array:
     return values if values.ndim == 0 else values.reshape(-1)
 
 
-def _element_type(dtype: IntType) -> np.dtype[Any]:
+def _element_type(dtype: IntType, *, packed: bool) -> np.dtype[Any]:
     """Return the numpy type whose constants ONNX stores as this integer type."""
-    if dtype.bits == 4:
+    if dtype.bits == 4 and packed:
         four: np.dtype[Any] = np.dtype(ml_dtypes.int4 if dtype.signed else ml_dtypes.uint4)
         return four
     return storage(dtype)

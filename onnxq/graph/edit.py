@@ -1,12 +1,12 @@
 """Small edits that several passes and emitters need."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxq.graph.io import Model
+from onnxq.graph.io import Model, message_of
 from onnxq.graph.query import label
 
 
@@ -74,3 +74,31 @@ def replace_attribute(node: gs.Node, name: str, value: Any) -> None:
             del message.attribute[index]
     message.attribute.append(onnx.helper.make_attribute(name, value))
     node.origin = message
+
+
+def add_metadata(node: gs.Node, entries: Mapping[str, str]) -> None:
+    """Set entries of a node's ``metadata_props``, keeping those under other keys."""
+    message = message_of(node)
+    kept = [entry for entry in message.metadata_props if entry.key not in entries]
+    del message.metadata_props[:]
+    message.metadata_props.extend(kept)
+    for key, value in entries.items():
+        message.metadata_props.add(key=key, value=value)
+    node.origin = message
+
+
+def annotate(model: Model, parameters: Mapping[str, Sequence[gs.Tensor]]) -> None:
+    """Name scale and zero point of tensors in the graph's ``quantization_annotation``.
+
+    Args:
+        model: The model.
+        parameters: Scale and zero point, if there is one, by the tensor's name.
+    """
+    annotations = model.proto.graph.quantization_annotation
+    kept = [entry for entry in annotations if entry.tensor_name not in parameters]
+    del annotations[:]
+    annotations.extend(kept)
+    for name, tensors in parameters.items():
+        entry = annotations.add(tensor_name=name)
+        for key, tensor in zip(("SCALE_TENSOR", "ZERO_POINT_TENSOR"), tensors, strict=False):
+            entry.quant_parameter_tensor_names.add(key=key, value=tensor.name)

@@ -188,7 +188,7 @@ def sync(model: Model) -> onnx.ModelProto:
     """
     proto = model.proto.graph
     before = referenced(proto)
-    messages = in_order([_node_message(node) for node in model.graph.nodes])
+    messages = in_order([message_of(node) for node in model.graph.nodes])
     del proto.node[:]
     proto.node.extend(messages)
     drop_unreferenced(proto, before - {tensor.name for tensor in model.graph.inputs})
@@ -196,7 +196,7 @@ def sync(model: Model) -> onnx.ModelProto:
     return model.proto
 
 
-def _node_message(node: gs.Node) -> onnx.NodeProto:
+def message_of(node: gs.Node) -> onnx.NodeProto:
     """Return the message of a node: the one it came from, under its present names."""
     origin = getattr(node, "origin", None)
     if origin is None:
@@ -255,7 +255,7 @@ def part(model: Model, nodes: Iterable[gs.Node], outputs: Iterable[str]) -> onnx
     proto.graph.name = "part"
     constants = {}
     for node in nodes:
-        proto.graph.node.append(_node_message(node))
+        proto.graph.node.append(message_of(node))
         constants.update({t.name: t for t in node.inputs if isinstance(t, gs.Constant)})
     for tensor in constants.values():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array_of(tensor), tensor.name))

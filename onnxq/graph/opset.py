@@ -85,6 +85,10 @@ def raise_ir(proto: onnx.ModelProto, minimum: int = 0) -> None:
     proto.ir_version = max(proto.ir_version, needed, minimum)
 
 
-def lowest_onnxruntime(opset: int) -> str:
-    """Return the first onnxruntime release that loads an operator set."""
+def lowest_onnxruntime(opset: int, ir: int = 0) -> str:
+    """Return the first onnxruntime release that loads an operator set and an IR version.
+
+    IR version 10, which metadata of nodes need, came with operator set 21.
+    """
+    opset = max(opset, 21 if ir >= 10 else 0)
     return ONNXRUNTIME.get(max(opset, 10), f"a release with opset {opset}")

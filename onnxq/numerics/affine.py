@@ -6,6 +6,7 @@ computed here is what the written model computes.
 
 import numpy as np
 
+from onnxq.numerics.fixed_point import position_of
 from onnxq.numerics.tiles import expand
 from onnxq.types import Array, IntType, QuantParams, QuantSpec, Range
 
@@ -21,6 +22,9 @@ def params_of(chosen: Range, spec: QuantSpec) -> QuantParams:
     a range that begins or ends at 0 is never left: onnxruntime folds a Relu or Clip into the
     integer kernel only then.
 
+    Power of two: ``s = 2^(−p)`` with the finest position p at which nothing of the range clips,
+    ``z = 0``; see `onnxq.numerics.fixed_point`.
+
     Args:
         chosen: One interval a tile.
         spec: The type and whether it is symmetric.
@@ -32,7 +36,10 @@ def params_of(chosen: Range, spec: QuantSpec) -> QuantParams:
         ../docs/algorithms.md, "range to parameters".
     """
     dtype = spec.dtype
-    if spec.symmetric:
+    if spec.power_of_two:
+        scale = np.ldexp(np.float32(1), -position_of(chosen, spec))
+        zero_point = np.zeros(scale.shape, np.int64)
+    elif spec.symmetric:
         half = (dtype.qmax - dtype.qmin) // 2
         scale = _scale(np.maximum(-chosen.lo, chosen.hi) / half, half)
         middle = 0 if dtype.signed else half + 1

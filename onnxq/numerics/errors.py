@@ -6,7 +6,8 @@ Apart from the range algorithms because only they need the compiler loaded, and 
 import numpy as np
 from numba import njit
 
-from onnxq.types import Array, QuantSpec
+from onnxq.numerics.fixed_point import position_of
+from onnxq.types import Array, QuantSpec, Range
 
 
 def squared_errors(points: tuple[Array, Array], lo: Array, hi: Array, spec: QuantSpec) -> Array:
@@ -16,14 +17,17 @@ def squared_errors(points: tuple[Array, Array], lo: Array, hi: Array, spec: Quan
         points: Bin centres and counts, each ``(bins,)``.
         lo: Lower ends to try, ≤ 0, shape ``(candidates,)``.
         hi: Upper ends to try, ≥ 0, same shape; no range is empty.
-        spec: The integer type, symmetric or affine.
+        spec: The integer type, symmetric, affine or with a power of two.
 
     Returns:
         float64, shape ``(candidates,)``.
     """
     values, counts = points
     dtype = spec.dtype
-    if spec.symmetric:
+    if spec.power_of_two:
+        scale = np.ldexp(1.0, -position_of(Range(lo, hi), spec))
+        least, most = np.full(lo.shape, float(dtype.qmin)), np.full(lo.shape, float(dtype.qmax))
+    elif spec.symmetric:
         half = (dtype.qmax - dtype.qmin) // 2
         scale = np.maximum(-lo, hi) / half
         least, most = np.full(lo.shape, -half - 1.0), np.full(lo.shape, float(half))

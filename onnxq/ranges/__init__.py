@@ -2,15 +2,17 @@
 
 from typing import Any
 
+from onnxq.ranges.adaptive_kl import AdaptiveKl
 from onnxq.ranges.entropy import Entropy
 from onnxq.ranges.minmax import MinMax
 from onnxq.ranges.mse import Mse
 from onnxq.ranges.outlier_var import OutlierVar
 from onnxq.ranges.percentile import Percentile
+from onnxq.ranges.plain_kl import PlainKl
 from onnxq.registry import build, find
 from onnxq.types import RangeAlgorithm
 
-RANGES = (MinMax, Percentile, Mse, Entropy, OutlierVar)
+RANGES = (MinMax, Percentile, Mse, Entropy, OutlierVar, AdaptiveKl, PlainKl)
 
 
 def range_algorithm(name: str, **options: Any) -> RangeAlgorithm:

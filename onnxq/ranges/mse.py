@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from onnxq.errors import CalibrationError
+from onnxq.numerics.fixed_point import candidates, ends_at
 from onnxq.types import Array, QuantSpec, Range, TensorStats
 
 
@@ -18,6 +19,9 @@ class Mse:
     over the ranges ``[f·lo, f·hi]``, f evenly spaced in ``[smallest, 1]``; then, for affine
     specs with values on both sides, over each end alone. Ties go to the wider range, so the
     result is never worse than minmax on its own histogram.
+
+    Specs with powers of two try the positions ``p0 … p0 + b − 1`` instead, p0 the largest at
+    which nothing clips; ties go to the smaller one.
 
     Attributes:
         candidates: How many factors f are tried.
@@ -69,6 +73,10 @@ class Mse:
 
         if lo == hi:
             return lo, hi
+        if spec.power_of_two:
+            lows, highs = ends_at(candidates(lo, hi, spec), spec.dtype.bits)
+            least = np.argmin(squared_errors(points, lows, highs, spec))
+            return float(lows[least]), float(highs[least])
         factors = np.linspace(1.0, self.smallest, self.candidates)
         best = factors[np.argmin(squared_errors(points, factors * lo, factors * hi, spec))]
         lo, hi = float(best * lo), float(best * hi)

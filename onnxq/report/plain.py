@@ -73,6 +73,8 @@ def quantized_dict(result: Quantized) -> dict[str, Any]:
         "corrected_biases": result.corrected,
         "saturating_pairs": list(result.emitted.saturating),
         "raised_scales": dict(result.emitted.raised),
+        "fixed_point": result.emitted.table,
+        "overflowing": list(result.emitted.overflowing),
         "nodes": [
             {"name": n.label, "op": n.op, "quantized": n.quantized, "reason": n.reason}
             for n in result.plan.nodes.values()

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from onnxq.errors import LISTED
 from onnxq.metrics.classification import Paired
 from onnxq.pipeline import WARN_COSINE
 from onnxq.report.layers import advice
-from onnxq.results import Compared, Quantized
+from onnxq.results import SIDECAR, Compared, Quantized
 
 SLOWER = 1.1  # latency ÷ float from which a result is called slower; below is noise
 
@@ -24,6 +25,7 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
     if result.emitted.raised:
         raised = sum(result.emitted.raised.values())
         yield f"{raised} weight scales were raised so that their biases fit int32"
+    yield from _fixed_point(result)
     pairs, total = result.emitted.saturating
     if pairs and plan.target.name == "cpu":
         yield (
@@ -45,6 +47,17 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
             "one sample: --exclude what does not pay (onnxq inspect --plan), or keep it float"
         )
     yield from _check(result)
+
+
+def _fixed_point(result: Quantized) -> Iterator[str]:
+    """Yield where the positions are, and which accumulators are too narrow."""
+    if result.emitted.table is not None:
+        count = len(result.emitted.table["tensors"])
+        yield f"positions of {count} activations: {result.path}{SIDECAR}"
+    over = result.emitted.overflowing
+    if over:
+        shown = ", ".join(over[:LISTED])
+        yield f"warning: the int32 accumulators of {len(over)} nodes can overflow: {shown}"
 
 
 def _left_float(result: Quantized) -> Iterator[str]:

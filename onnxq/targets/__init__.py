@@ -119,6 +119,7 @@ class Target:
         worth: What a convolution must have to be worth integers.
         one_scale: Why an activation has one scale; empty where it may have one a channel.
         correct_bias: Whether biases take up the mean error of their layer unless asked otherwise.
+        power_of_two: Whether scales are powers of two; nodes then tell their positions.
     """
 
     name: str
@@ -135,6 +136,7 @@ class Target:
     worth: Worth = field(default_factory=Worth)
     one_scale: str = "it has one scale for a whole activation"
     correct_bias: bool = False
+    power_of_two: bool = False
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing.
