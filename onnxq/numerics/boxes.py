@@ -5,7 +5,6 @@ Shapes:
 """
 
 import numpy as np
-from numba import njit
 
 from onnxq.types import Array
 
@@ -50,17 +49,13 @@ def suppress(boxes: Array, scores: Array, most: float) -> Array:
     return kept
 
 
-@njit(cache=True, nogil=True)
 def _alive(boxes: Array, sizes: Array, most: float) -> Array:
     """Say which boxes, best first, no better one that is kept overlaps too much."""
     alive = np.ones(len(boxes), np.bool_)
     for i in range(len(boxes)):
-        if not alive[i]:
-            continue
-        for j in range(i + 1, len(boxes)):
-            width = min(boxes[i, 2], boxes[j, 2]) - max(boxes[i, 0], boxes[j, 0])
-            height = min(boxes[i, 3], boxes[j, 3]) - max(boxes[i, 1], boxes[j, 1])
-            both = max(width, 0.0) * max(height, 0.0)
-            if both > most * (sizes[i] + sizes[j] - both):
-                alive[j] = False
+        if alive[i]:
+            rest = boxes[i + 1 :]
+            inside = np.minimum(boxes[i, 2:], rest[:, 2:]) - np.maximum(boxes[i, :2], rest[:, :2])
+            both = np.maximum(inside, 0.0).prod(axis=1)
+            alive[i + 1 :] &= both <= most * (sizes[i] + sizes[i + 1 :] - both)
     return alive
