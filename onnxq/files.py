@@ -59,5 +59,6 @@ def check_target(target: Path, inputs: Iterable[Path]) -> None:
     if not target.parent.is_dir():
         raise OutputError(f"{target}: the folder {target.parent} does not exist")
     for path in inputs:
-        if path.exists() and target.exists() and path.samefile(target):
+        same = path.resolve() == target.resolve()
+        if same or (path.exists() and target.exists() and path.samefile(target)):
             raise OutputError(f"{target}: the output would replace the input {path}")

@@ -82,7 +82,8 @@ def compare(
     from onnxq.report.plain import compared_dict  # noqa: PLC0415
     from onnxq.report.text import compared_tables  # noqa: PLC0415
 
-    screen = Screen(quiet=quiet, verbose=verbose, to=json)
+    beside = [float_model, quantized, Path(data)]
+    screen = Screen(quiet=quiet, verbose=verbose, to=json, beside=beside)
     data_option = [*(data_option or []), *([f"labels={labels}"] if labels else [])]
     source = source_of(data, reader, data_option, import_path, (batch_size, samples, None))
     result = pipeline.compare(

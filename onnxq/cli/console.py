@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -43,7 +43,12 @@ class Screen:
     """
 
     def __init__(
-        self, *, quiet: bool = False, verbose: bool = False, to: str | None = None
+        self,
+        *,
+        quiet: bool = False,
+        verbose: bool = False,
+        to: str | None = None,
+        beside: Iterable[Path] = (),
     ) -> None:
         """Set up printing and the log.
 
@@ -51,9 +56,17 @@ class Screen:
             quiet: Only warnings and errors.
             verbose: Details too.
             to: Where the JSON goes: a file, ``-``, or None for nowhere.
+            beside: Other files of the command, which the JSON must not replace.
+
+        Raises:
+            OutputError: It would.
         """
         from rich.console import Console  # noqa: PLC0415  slow to load
 
+        if to not in (None, "-"):
+            from onnxq.files import check_target  # noqa: PLC0415
+
+            check_target(Path(str(to)), beside)
         self._json = to
         self._console = Console(stderr=to == "-", quiet=quiet, highlight=False, soft_wrap=True)
         handler = _Handler(Console(stderr=True, highlight=False, soft_wrap=True))

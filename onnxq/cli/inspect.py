@@ -49,7 +49,7 @@ def inspect(
     from onnxq.errors import UsageError  # noqa: PLC0415
     from onnxq.table_file import is_table  # noqa: PLC0415
 
-    screen = Screen(quiet=quiet, verbose=verbose, to=json)
+    screen = Screen(quiet=quiet, verbose=verbose, to=json, beside=[file])
     if is_table(file):
         from onnxq.cli.inspect_table import show  # noqa: PLC0415
 

@@ -268,3 +268,22 @@ def test_no_samples_kept_means_not_verified(folder: Path) -> None:
     )
     assert done.exit_code == 0
     assert "not checked" in done.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("inspect", "model.onnx", "--json", "model.onnx"),
+        ("compare", "model.onnx", "model.onnx", "-d", "good.npz", "--json", "good.npz"),
+        ("quantize", "model.onnx", "-d", "good.npz", "-o", "q.onnx", "--json", "./model.onnx"),
+        ("quantize", "model.onnx", "-d", "good.npz", "-o", "q.onnx", "--json", "q.onnx"),
+        ("quantize", "model.onnx", "-d", "good.npz", "-o", "q.onnx", "--json", "q.onnx.json"),
+    ],
+)
+def test_the_json_replaces_nothing_of_the_command(folder: Path, command: tuple[str, ...]) -> None:
+    before = digests(folder)
+    run = [sys.executable, "-B", "-m", "onnxq", *command]
+    done = subprocess.run(run, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 8, done.stderr
+    assert "would replace" in done.stderr
+    assert digests(folder) == before

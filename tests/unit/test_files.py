@@ -137,7 +137,12 @@ def test_another_target_is_fine(tmp_path: Path) -> None:
     model.write_text("x")
     (tmp_path / "same.onnx").write_text("x")
     check_target(tmp_path / "same.onnx", [model])
-    check_target(tmp_path / "new.onnx", [model, tmp_path / "missing.npz", tmp_path / "new.onnx"])
+    check_target(tmp_path / "new.onnx", [model, tmp_path / "missing.npz"])
+
+
+def test_the_same_name_is_refused_before_either_exists(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="would replace"):
+        check_target(tmp_path / "new.onnx", [tmp_path / "folder" / ".." / "new.onnx"])
 
 
 def test_targets_refused_before_work(tmp_path: Path) -> None:
