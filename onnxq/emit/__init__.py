@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from onnxq.emit.biases import Weights
+from onnxq.emit.biases import Weights, fit_biases
 from onnxq.emit.fixed_point import emit_fixed_point
 from onnxq.emit.qdq import Emitted, emit_qdq
 from onnxq.graph.io import Model
@@ -13,6 +13,16 @@ from onnxq.types import QuantParams
 def emit(
     model: Model, plan: Plan, activations: Mapping[str, QuantParams], weights: Weights
 ) -> Emitted:
-    """Write a plan into its model, in place, in the form its target wants."""
+    """Write a plan into its model, in place, in the form its target wants.
+
+    Args:
+        model: The prepared model the plan was made for.
+        plan: What becomes of every node and tensor.
+        activations: Parameters of every activation of the plan, by tensor name.
+        weights: Parameters of every weight, by first output of the node and input index.
+
+    Returns:
+        What was written.
+    """
     emitter = emit_fixed_point if plan.target.power_of_two else emit_qdq
-    return emitter(model, plan, activations, weights)
+    return emitter(model, plan, activations, fit_biases(model, plan, activations, weights))

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.emit.biases import Fitted, Weights, fit_biases
+from onnxq.emit.biases import Fitted
 from onnxq.emit.qdq import Emitted, emit_qdq
 from onnxq.graph.edit import Names, add_metadata, set_inputs
 from onnxq.graph.io import Model, Node, array_of, constant
@@ -36,7 +36,7 @@ METADATA_IR = 10  # the first IR version whose nodes have metadata
 
 
 def emit_fixed_point(
-    model: Model, plan: Plan, activations: Mapping[str, QuantParams], weights: Weights
+    model: Model, plan: Plan, activations: Mapping[str, QuantParams], fitted: Fitted
 ) -> Emitted:
     """Write the plan into the model, in place.
 
@@ -44,12 +44,11 @@ def emit_fixed_point(
         model: The prepared model the plan was made for.
         plan: What becomes of every node and tensor.
         activations: Parameters of every activation of the plan, by tensor name.
-        weights: Parameters of every weight, by first output of the node and input index.
+        fitted: Parameters of weights and biases.
 
     Returns:
         What was written, with the table of positions.
     """
-    fitted = fit_biases(model, plan, activations, weights)
     nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
     rows = []
     for node_plan in plan.nodes.values():
@@ -58,7 +57,7 @@ def emit_fixed_point(
             rows.append(_row(node, node_plan, plan, activations, fitted))
             add_metadata(node, _metadata(rows[-1], plan.rounding))
     if plan.qdq:
-        emitted = emit_qdq(model, plan, activations, fitted.weights)
+        emitted = emit_qdq(model, plan, activations, fitted)
     else:
         emitted = _snap(model, plan, nodes, fitted)
     raise_ir(model.proto, METADATA_IR)
@@ -70,7 +69,7 @@ def emit_fixed_point(
         "nodes": rows,
     }
     over = tuple(row["name"] for row in rows if row.get("worst_accumulator", 0) >= ACCUMULATOR)
-    return replace(emitted, raised=fitted.raised, table=table, overflowing=over)
+    return replace(emitted, table=table, overflowing=over)
 
 
 def _value(params: QuantParams) -> dict[str, Any]:
@@ -173,4 +172,4 @@ def _snap(model: Model, plan: Plan, nodes: Mapping[str, Node], fitted: Fitted) -
             snapped: Array = fake_quantize(array_of(inputs[index]), params)
             inputs[index] = constant(names.new(f"{inputs[index].name}_snapped"), snapped)
         set_inputs(node, inputs)
-    return Emitted(activations=0, weights=count)
+    return Emitted(activations=0, weights=count, raised=fitted.raised)

@@ -36,7 +36,7 @@ import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxq.emit.biases import Fitted, fit_biases
+from onnxq.emit.biases import Fitted
 from onnxq.emit.grid import grid_steps
 from onnxq.graph.edit import Names, annotate, set_inputs
 from onnxq.graph.io import Model, array_of, constant
@@ -89,10 +89,7 @@ def required_opset(plan: Plan) -> tuple[int, str]:
 
 
 def emit_qdq(
-    model: Model,
-    plan: Plan,
-    activations: Mapping[str, QuantParams],
-    weights: Mapping[tuple[str, int], QuantParams],
+    model: Model, plan: Plan, activations: Mapping[str, QuantParams], fitted: Fitted
 ) -> Emitted:
     """Write the plan into the model, in place.
 
@@ -100,7 +97,7 @@ def emit_qdq(
         model: The prepared model the plan was made for.
         plan: What becomes of every node and tensor.
         activations: Parameters of every activation of the plan, by tensor name.
-        weights: Parameters of every weight, by first output of the node and input index.
+        fitted: Parameters of weights and biases.
 
     Returns:
         What was written.
@@ -110,7 +107,6 @@ def emit_qdq(
     quantized = {id(nodes[node_plan.output]) for node_plan in integer}
     tensors = model.graph.tensors()
     writer = _Writer(model, packed=not plan.target.power_of_two)
-    fitted = fit_biases(model, plan, activations, weights)
     for node_plan in integer:
         _emit_weights(writer, nodes[node_plan.output], node_plan, activations, fitted)
     for name, params in activations.items():

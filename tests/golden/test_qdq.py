@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxq.emit.qdq import Emitted, emit_qdq
+from onnxq.emit import emit
+from onnxq.emit.qdq import Emitted
 from onnxq.graph.io import Model, array_of, from_proto, sync
 from onnxq.graph.query import tensor_types
 from onnxq.numerics.affine import params_of
@@ -152,7 +153,7 @@ def test_quantized_graph(name: str) -> None:
     prepare(model)
     plan = resolve(model, eager(recipe.target or "cpu"), recipe)
     activations = made_up(plan, model)
-    emitted = emit_qdq(model, plan, activations, weight_params(plan, model))
+    emitted = emit(model, plan, activations, weight_params(plan, model))
     proto = sync(model)
     onnx.checker.check_model(proto, full_check=True)
     found = {
