@@ -28,23 +28,22 @@ narrower than that, a Clip to the ends of the grid comes before it; where a chip
 operators that do so exactly (`onnxq.emit.grid`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxq.emit.biases import Fitted
+from onnxq.emit.constants import Place, Stored, constant_values, element_type, pair_values
 from onnxq.emit.grid import grid_steps
 from onnxq.graph.edit import Names, annotate, set_inputs
 from onnxq.graph.io import Model, array_of, constant
-from onnxq.numerics.affine import quantize, storage
 from onnxq.numerics.saturation import saturating_pairs
 from onnxq.plan import NodePlan, Plan
 from onnxq.targets import Target
-from onnxq.types import Array, IntType, QuantParams
+from onnxq.types import Array, QuantParams
 
 WEIGHT_ONLY = ("Gemm", "MatMul")  # what onnxruntime has kernels for float times integer for
 PLAIN = ("int8", "uint8", "int32")  # element types of the first quantized operator sets
@@ -61,6 +60,7 @@ class Emitted:
         saturating: Pairs of weights that can saturate on CPUs without VNNI, and pairs in all.
         overflowing: Labels of nodes whose accumulator can overflow int32.
         table: Positions of all tensors and nodes, as plain values; None without powers of two.
+        places: Where the constants of each activation and each quantized constant are.
     """
 
     activations: int
@@ -69,6 +69,7 @@ class Emitted:
     saturating: tuple[int, int] = (0, 0)
     overflowing: tuple[str, ...] = ()
     table: Mapping[str, Any] | None = None
+    places: Mapping[Place, Stored] = field(default_factory=dict)
 
 
 def required_opset(plan: Plan) -> tuple[int, str]:
@@ -76,7 +77,7 @@ def required_opset(plan: Plan) -> tuple[int, str]:
     specs = [plan.spec for plan in plan.activations.values()]
     specs += [weight.spec for node in plan.nodes.values() for weight in node.weights]
     packed = not plan.target.power_of_two
-    odd = [s.dtype.name for s in specs if _element_type(s.dtype, packed=packed).name not in PLAIN]
+    odd = [s.dtype.name for s in specs if element_type(s.dtype, packed=packed).name not in PLAIN]
     if odd and plan.qdq:
         return 21, odd[0]
     if not plan.qdq:
@@ -117,13 +118,14 @@ def emit_qdq(
             before = _guarded(writer, tensors[name], plan.target)
             _emit_read(writer, tensors[name], before, params, quantized)
     if plan.target.power_of_two:
-        annotate(model, writer.parameters)
+        annotate(model, writer.annotations)
     count = sum(len(node_plan.weights) for node_plan in integer)
     return Emitted(
         activations=len(activations),
         weights=count,
         raised=fitted.raised,
         saturating=writer.saturating,
+        places=writer.places,
     )
 
 
@@ -142,11 +144,12 @@ def _emit_weights(
 ) -> None:
     """Replace the constants of one node."""
     if plan.bias is not None:
+        place = plan.output, plan.bias
         bias = node.inputs[plan.bias]
-        node.inputs[plan.bias] = writer.dequantized(bias, fitted.biases[plan.output])
+        node.inputs[plan.bias] = writer.dequantized(place, bias, fitted.biases[plan.output])
     for weight in plan.weights:
-        params = fitted.weights[plan.output, weight.index]
-        after = writer.dequantized(node.inputs[weight.index], params)
+        place = plan.output, weight.index
+        after = writer.dequantized(place, node.inputs[weight.index], fitted.weights[place])
         alone = node.op in WEIGHT_ONLY and _reads_channels(node, activations)
         node.inputs[weight.index] = writer.copy(after) if alone else after
 
@@ -160,7 +163,7 @@ def _emit_written(writer: "_Writer", tensor: gs.Tensor, params: QuantParams, rou
     """Put a pair of Q and DQ behind what an integer operator writes, in front of all readers."""
     before = gs.Variable(writer.names.new(f"{tensor.name}_float"))
     tensor.inputs[0].outputs[0] = before
-    writer.parameters[tensor.name] = writer.pair(before, tensor, params, rounding)
+    writer.pair(tensor.name, before, tensor, params, rounding)
 
 
 def _guarded(writer: "_Writer", tensor: gs.Tensor, target: Target) -> gs.Tensor:
@@ -187,7 +190,7 @@ def _emit_read(
     for node in list(tensor.outputs):
         if id(node) in integer:
             set_inputs(node, [after if read is tensor else read for read in node.inputs])
-    writer.parameters[tensor.name] = writer.pair(before, after, params)
+    writer.pair(tensor.name, before, after, params)
 
 
 class _Writer:
@@ -196,7 +199,8 @@ class _Writer:
     Attributes:
         names: Gives out tensor names that are free.
         saturating: Pairs of weights at risk on CPUs without VNNI, and pairs in all.
-        parameters: Scale and zero point, by the name of the tensor or of the codes of a constant.
+        annotations: Scale and zero point, by the name of the tensor or of the codes of a constant.
+        places: Where constants are.
     """
 
     def __init__(self, model: Model, *, packed: bool) -> None:
@@ -209,26 +213,26 @@ class _Writer:
         self.names = Names(model)
         self._model = model
         self._packed = packed
-        self._written: dict[tuple[object, ...], gs.Variable] = {}
+        self._written: dict[tuple[object, ...], tuple[gs.Variable, Stored]] = {}
         self.saturating = (0, 0)
-        self.parameters: dict[str, list[gs.Constant]] = {}
+        self.annotations: dict[str, list[gs.Constant]] = {}
+        self.places: dict[Place, Stored] = {}
 
-    def dequantized(self, tensor: gs.Constant, params: QuantParams) -> gs.Variable:
+    def dequantized(self, place: Place, tensor: gs.Constant, params: QuantParams) -> gs.Variable:
         """Store a constant quantized and return its dequantized tensor."""
         values = params.scale.tobytes(), params.zero_point.tobytes()
         key = (tensor.name, params.dtype, params.tile, *values)
         if key not in self._written:
-            codes = quantize(array_of(tensor), params).astype(
-                _element_type(params.dtype, packed=self._packed)
-            )
+            codes, *used = constant_values(array_of(tensor), params, packed=self._packed)
             self._count_saturating(codes, params)
             stored = constant(self.names.new(f"{tensor.name}_quantized"), codes)
             after = gs.Variable(self.names.new(f"{tensor.name}_dequantized"))
-            parameters = self._parameters(tensor.name, params)
+            parameters = self._parameters(tensor.name, used)
             self._add("DequantizeLinear", [stored, *parameters], after, params)
-            self.parameters[stored.name] = parameters
-            self._written[key] = after
-        return self._written[key]
+            self.annotations[stored.name] = parameters
+            self._written[key] = after, Stored(tuple(c.name for c in (stored, *parameters)))
+        after, self.places[place] = self._written[key]
+        return after
 
     def _count_saturating(self, codes: Array, params: QuantParams) -> None:
         """Note how many pairs of weights CPUs without VNNI could saturate on."""
@@ -249,42 +253,51 @@ class _Writer:
         self._model.graph.nodes.append(node)
 
     def pair(
-        self, before: gs.Tensor, after: gs.Tensor, params: QuantParams, rounding: str = "half-even"
-    ) -> list[gs.Constant]:
-        """Write QuantizeLinear and DequantizeLinear between two tensors; return their constants."""
+        self,
+        name: str,
+        before: gs.Tensor,
+        after: gs.Tensor,
+        params: QuantParams,
+        rounding: str = "half-even",
+    ) -> None:
+        """Write QuantizeLinear and DequantizeLinear of an activation between two tensors."""
         stem = after.name.removesuffix("_dequantized")
-        parameters = self._parameters(stem, params)
+        *factors, scale, zero_point = pair_values(params, rounding, packed=self._packed)
+        parameters = self._parameters(stem, [scale, zero_point])
         middle = gs.Variable(self.names.new(f"{stem}_quantized"))
         if params.tile:
             behind, after = after, gs.Variable(self.names.new(f"{stem}_by_channel"))
             before = self.copy(before)
             self._copy(after, behind)
-        for op, factors in grid_steps(params, rounding):
-            before = self._step(op, before, stem, factors)
+        used: list[gs.Constant] = []
+        for op, needed in grid_steps(params, rounding):
+            stop = len(used) + len(needed)
+            before, constants = self._step(op, before, stem, factors[len(used) : stop])
+            used += constants
         self._add("QuantizeLinear", [before, *parameters], middle, params)
         self._add("DequantizeLinear", [middle, *parameters], after, params)
-        return parameters
+        self.annotations[name] = parameters
+        self.places[name] = Stored(tuple(c.name for c in (*used, *parameters)), rounding)
 
-    def _step(self, op: str, before: gs.Tensor, stem: str, factors: tuple[float, ...]) -> gs.Tensor:
-        """Write one operator that brings values closer to the grid."""
+    def _step(
+        self, op: str, before: gs.Tensor, stem: str, factors: Sequence[Array]
+    ) -> tuple[gs.Tensor, list[gs.Constant]]:
+        """Write one operator that brings values closer to the grid; return its constants too."""
         after = gs.Variable(self.names.new(f"{stem}_{op.lower()}"))
         values = [
-            constant(self.names.new(f"{after.name}_{i}"), np.array(value, np.float32))
-            for i, value in enumerate(factors)
+            constant(self.names.new(f"{after.name}_{i}"), value) for i, value in enumerate(factors)
         ]
         node = gs.Node(op, name=f"{after.name}_{op}", inputs=[before, *values], outputs=[after])
         self._model.graph.nodes.append(node)
-        return after
+        return after, values
 
-    def _parameters(self, stem: str, params: QuantParams) -> list[gs.Constant]:
-        """Return scale and zero point as constants; a 32 bit type has no zero point."""
-        scale = constant(self.names.new(f"{stem}_scale"), _flat(params.scale))
-        if params.dtype.bits == 32:
-            return [scale]
-        zero_point = _flat(params.zero_point).astype(
-            _element_type(params.dtype, packed=self._packed)
-        )
-        return [scale, constant(self.names.new(f"{stem}_zero_point"), zero_point)]
+    def _parameters(self, stem: str, values: Sequence[Array]) -> list[gs.Constant]:
+        """Store scale and zero point."""
+        endings = ("scale", "zero_point")[: len(values)]
+        return [
+            constant(self.names.new(f"{stem}_{ending}"), value)
+            for ending, value in zip(endings, values, strict=True)
+        ]
 
     def _add(
         self, op: str, inputs: list[gs.Tensor], output: gs.Tensor, params: QuantParams
@@ -294,16 +307,3 @@ class _Writer:
         name = f"{output.name}_{op}"
         node = gs.Node(op, name=name, attrs=attrs, inputs=inputs, outputs=[output])
         self._model.graph.nodes.append(node)
-
-
-def _flat(values: Array) -> Array:
-    """Bring one value a tile into the form of ONNX: a scalar or a vector."""
-    return values if values.ndim == 0 else values.reshape(-1)
-
-
-def _element_type(dtype: IntType, *, packed: bool) -> np.dtype[Any]:
-    """Return the numpy type whose constants ONNX stores as this integer type."""
-    if dtype.bits == 4 and packed:
-        four: np.dtype[Any] = np.dtype(ml_dtypes.int4 if dtype.signed else ml_dtypes.uint4)
-        return four
-    return storage(dtype)
