@@ -185,6 +185,7 @@ def resolve(
                 context, node, reasons[key], activations if key in chosen else None
             )
     nodes |= inside
+    _check_named(context, activations, nodes)
     return Plan(nodes=nodes, activations=activations, recipe=recipe, target=target)
 
 
@@ -228,6 +229,19 @@ def _check_rules(context: Context) -> None:
     for rule in context.recipe.rules:
         if not any(rule.matches(*name) for name in names):
             raise RecipeError(f"the rule for {rule} matches no node of {context.model.path}")
+
+
+def _check_named(
+    context: Context, plans: Mapping[str, ActivationPlan], nodes: Mapping[str, NodePlan]
+) -> None:
+    """Refuse what is asked of tensors that are not quantized, or not on their own."""
+    weights = {weight.name for node in nodes.values() for weight in node.weights}
+    for name in context.recipe.tensors:
+        if name in plans and plans[name].shares != name:
+            leader = plans[name].shares
+            raise RecipeError(f"tensor {name!r} shares the parameters of {leader!r}: ask for that")
+        if name not in plans and name not in weights and name not in context.unfit:
+            raise RecipeError(f"tensor {name!r}, which the recipe names, is not quantized")
 
 
 def _summary(context: Context, nodes: Sequence[NodePlan]) -> str:
@@ -327,6 +341,8 @@ def _unify(context: Context, chosen: Mapping[str, Node], plans: dict[str, Activa
         leaders = {plans[name].shares for name in names if name in plans}
         first, *others = [name for name in plans if name in leaders]
         spec = joint_spec([plans[name].spec for name in (first, *others)])
+        if context.recipe.named(first).range is not None:
+            spec = replace(spec, range=plans[first].spec.range)
         group = plans[first].group + tuple(
             member for name in others for member in (name, *plans[name].group)
         )

@@ -8,9 +8,12 @@ A recipe is YAML or JSON. Command line flags make a recipe too, and are laid ove
     rules:
       - {name: "^/head/", quantize: false}
       - {op: MatMul, activations: {symmetric: true}}
+    tensors:
+      "/head/Add_output_0": {range: given, range_options: {lo: -4, hi: 4}}
 
-For each node the first rule that matches decides; what it leaves open comes from the recipe's
-own ``activations`` and ``weights``, then from the target.
+What is asked of a tensor by its name comes first. Then, for each node, the first rule that
+matches decides; what it leaves open comes from the recipe's own ``activations`` and ``weights``,
+then from the target.
 """
 
 import json
@@ -105,6 +108,7 @@ class Recipe:
         activations: Defaults for activations.
         weights: Defaults for weights.
         rules: Exceptions, the first match wins.
+        tensors: Exceptions for single activations and weights, by the name of the tensor.
         correct_bias: Let biases take up the mean error of their layer; None: the target says.
         positions: For powers of two: ``any``, or ``chip`` for 0 … bits − 1 only.
         rounding: For powers of two: how the chip rounds what it shifts, ``half-even``,
@@ -116,6 +120,7 @@ class Recipe:
     activations: TensorRule = field(default_factory=TensorRule)
     weights: TensorRule = field(default_factory=TensorRule)
     rules: tuple[NodeRule, ...] = ()
+    tensors: Mapping[str, TensorRule] = field(default_factory=dict)
     correct_bias: bool | None = None
     positions: str | None = None
     rounding: str | None = None
@@ -139,7 +144,15 @@ class Recipe:
             activations=self.activations.over(other.activations),
             weights=self.weights.over(other.weights),
             rules=self.rules + other.rules,
+            tensors={
+                name: self.named(name).over(other.named(name))
+                for name in dict.fromkeys([*self.tensors, *other.tensors])
+            },
         )
+
+    def named(self, tensor: str) -> TensorRule:
+        """Return what is asked of a tensor by its name."""
+        return self.tensors.get(tensor, TensorRule())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values without what is left open, as a recipe file would hold them."""
@@ -159,6 +172,10 @@ class Recipe:
             plain[key] = _tensor_rule(plain.get(key, {}), key)
         rules = enumerate(plain.get("rules", []), 1)
         plain["rules"] = tuple(_node_rule(rule, number) for number, rule in rules)
+        plain["tensors"] = {
+            str(name): _tensor_rule(rule, f"tensor {name!r}")
+            for name, rule in plain.get("tensors", {}).items()
+        }
         return cls(**plain)
 
 
@@ -240,6 +257,7 @@ _KINDS: Mapping[str, type] = {
     "quantize": bool,
     "symmetric": bool,
     "rules": list,
+    "tensors": dict,
 }  # all else is text
 _SPELLED = {dict: "keys and values", bool: "true or false", list: "a list", str: "text"}
 

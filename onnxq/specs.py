@@ -30,14 +30,15 @@ def activation_spec(context: Context, node: Node, tensor: Tensor) -> QuantSpec:
             that needs histograms.
         UnsupportedError: The target has no such element type or granularity.
     """
-    asked = context.rule(node).activations.over(context.recipe.activations)
+    named = context.recipe.named(tensor.name)
+    asked = named.over(context.rule(node).activations).over(context.recipe.activations)
     producer = tensor.inputs[0] if tensor.inputs else None
     bounds = (-np.inf, np.inf) if producer is None else activation_bounds(producer)
     if tensor.name not in context.outputs:
         bounds = (max(bounds[0], gate_bound(tensor)), bounds[1])
     spec = _spec(context, asked, "activations", bounds=bounds)
     rule = context.target.ops.get(producer.op) if producer is not None else None
-    if rule is not None and rule.output_range:
+    if rule is not None and rule.output_range and named.range is None:
         low, high = rule.output_range
         return replace(spec, range=Fixed(lo=low, hi=high), symmetric=context.target.power_of_two)
     return spec
@@ -53,12 +54,12 @@ def weight_spec(context: Context, node: Node, index: int, tensor: Constant) -> Q
         RecipeError: The recipe names an unknown algorithm or type.
         UnsupportedError: The target has no such element type.
     """
-    rule = context.rule(node)
+    rule, named = context.rule(node), context.recipe.named(tensor.name)
     if context.op(node).role != "compute":
-        asked = TensorRule(range="minmax").over(rule.activations.over(context.recipe.activations))
-        return _spec(context, asked, "activations")
+        like = TensorRule(range="minmax").over(rule.activations.over(context.recipe.activations))
+        return _spec(context, named.over(like), "activations")
     needed = TensorRule(**context.op(node).weights)
-    asked = needed.over(rule.weights.over(context.recipe.weights))
+    asked = needed.over(named.over(rule.weights.over(context.recipe.weights)))
     granularity = asked.granularity or context.target.weights["granularity"]
     rank = len(tensor.shape)
     axis = output_channel_axis(node, index, rank) if granularity == "channel" else None

@@ -4,6 +4,7 @@ from typing import Any
 
 from onnxq.ranges.adaptive_kl import AdaptiveKl
 from onnxq.ranges.entropy import Entropy
+from onnxq.ranges.given import Given
 from onnxq.ranges.minmax import MinMax
 from onnxq.ranges.mse import Mse
 from onnxq.ranges.outlier_var import OutlierVar
@@ -13,6 +14,7 @@ from onnxq.registry import build, find
 from onnxq.types import RangeAlgorithm
 
 RANGES = (MinMax, Percentile, Mse, Entropy, OutlierVar, AdaptiveKl, PlainKl)
+ASKED = (*RANGES, Given)  # the last one chooses nothing
 
 
 def range_algorithm(name: str, **options: Any) -> RangeAlgorithm:
@@ -26,5 +28,5 @@ def range_algorithm(name: str, **options: Any) -> RangeAlgorithm:
         >>> range_algorithm("percentile", percentile=99.9)
         Percentile(percentile=99.9)
     """
-    algorithm: RangeAlgorithm = build(find("ranges", name, RANGES), options, f"range {name!r}")
+    algorithm: RangeAlgorithm = build(find("ranges", name, ASKED), options, f"range {name!r}")
     return algorithm

@@ -54,9 +54,11 @@ class Given:
             asked = np.array(self.position)
             if asked.dtype.kind != "i" or asked.min() < least or asked.max() > most:
                 raise ValueError(f"position must be whole and within {least} … {most}")
-        elif not (np.isfinite(self.lo).all() and np.isfinite(self.hi).all()):
+            return
+        lo, hi = np.array(self.lo, np.float64), np.array(self.hi, np.float64)
+        if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
             raise ValueError("lo and hi must be finite")
-        elif np.max(self.lo) > 0 or np.min(self.hi) < 0:
+        if (lo > 0).any() or (hi < 0).any():
             raise ValueError("0 must be within lo and hi")
 
     def __call__(self, stats: TensorStats, spec: QuantSpec) -> Range:
