@@ -3,7 +3,7 @@
 import difflib
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -15,6 +15,9 @@ from onnxq.readers import Feed, InputInfo, Reader
 from onnxq.types import Array
 
 log = logging.getLogger(__name__)
+
+HELD_OUT = 5  # every so many samples one is held out
+PARTS = ("all", "kept", "held")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +59,29 @@ class Cut:
 
     Attributes:
         batch_size: Samples a batch, where the model leaves it open; the last may be smaller.
-        samples: Stop after so many samples; None for all.
+        samples: Stop after so many samples of the data; None for all.
         shard: (I, N): of the batches only each N-th, beginning with the I-th, 0 ≤ I < N.
+        part: Of the samples ``all``, those ``kept`` when each fifth is held out, or those ``held``
+            out; batches are filled with those alone.
     """
 
     batch_size: int = 1
     samples: int | None = None
     shard: tuple[int, int] = (0, 1)
+    part: str = "all"
+
+    def __post_init__(self) -> None:
+        """Refuse a part that is none.
+
+        Raises:
+            ValueError: It is none of those above.
+        """
+        if self.part not in PARTS:
+            raise ValueError(f"part must be one of {', '.join(PARTS)}, not {self.part!r}")
+
+    def takes(self, number: int) -> bool:
+        """Say whether a sample is of the part."""
+        return self.part == "all" or (number % HELD_OUT == HELD_OUT - 1) == (self.part == "held")
 
 
 def batches(reader: Reader, inputs: Sequence[InputInfo], cut: Cut) -> Iterator[Batch]:
@@ -116,13 +135,15 @@ def _feeds(reader: Reader, inputs: Sequence[InputInfo], cut: Cut) -> Iterator[Fe
     limit = sys.maxsize if cut.samples is None else cut.samples
     checked = (_checked(feed, inputs, number) for number, feed in enumerate(_read(reader)))
     if not reader.stackable:
-        yield from islice(checked, limit)
+        first = enumerate(islice(checked, limit))
+        yield from (feed for number, feed in first if cut.takes(number))
         return
     fixed = _fixed_batch(inputs)
     size = fixed or cut.batch_size
+    limit = limit if cut.part == "all" else sys.maxsize
     rest: Feed = {}
-    for feed in checked:
-        rest = _join(rest, _even(feed))
+    for feed in _taken(map(_even, checked), cut):
+        rest = _join(rest, feed)
         while (step := min(size, limit)) and _length(rest) >= step and limit >= (fixed or 1):
             yield {name: array[:step] for name, array in rest.items()}
             rest = {name: array[step:] for name, array in rest.items()}
@@ -150,6 +171,22 @@ def _even(feed: Feed) -> Feed:
         found = ", ".join(f"{name!r} {_times(array.shape)}" for name, array in feed.items())
         raise CalibrationError(f"the first axis must count samples in every array, found {found}")
     return feed
+
+
+def _taken(feeds: Iterable[Feed], cut: Cut) -> Iterator[Feed]:
+    """Leave of stacked feeds the rows of a part of the samples."""
+    if cut.part == "all":
+        yield from feeds
+        return
+    stop = sys.maxsize if cut.samples is None else cut.samples
+    number = 0
+    for feed in feeds:
+        numbers = range(number, number + _length(feed))
+        mask = np.array([cut.takes(i) and i < stop for i in numbers], bool)
+        yield {name: array[mask] for name, array in feed.items()}
+        number = numbers.stop
+        if number >= stop:
+            return
 
 
 def _join(rest: Feed, feed: Feed) -> Feed:

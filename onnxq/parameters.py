@@ -60,7 +60,7 @@ def weight_params(plan: Plan, model: Model) -> dict[tuple[str, int], QuantParams
     chosen = {}
     for key, node in plan.nodes.items():
         for weight in node.weights:
-            stats = _weight_stats(weight, constants[weight.name])
+            stats = weight_stats(weight, constants[weight.name])
             _warn_beyond(weight.name, stats, weight.spec)
             chosen[key, weight.index] = params_of(
                 weight.spec.range(stats, weight.spec), weight.spec
@@ -68,7 +68,7 @@ def weight_params(plan: Plan, model: Model) -> dict[tuple[str, int], QuantParams
     return chosen
 
 
-def _weight_stats(weight: WeightPlan, tensor: Any) -> TensorStats:
+def weight_stats(weight: WeightPlan, tensor: Any) -> TensorStats:
     """Look at a weight as closely as its range algorithm needs."""
     values, algorithm = io.array_of(tensor), weight.spec.range
     if algorithm.needs_histogram:

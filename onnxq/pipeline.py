@@ -10,10 +10,10 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxq import calibration, comparison
+from onnxq import comparison
 from onnxq.calibrating import Collection, calibrate
 from onnxq.comparison import Comparison, Latency
-from onnxq.correction import correct_biases
+from onnxq.drafting import draft
 from onnxq.emit import emit
 from onnxq.emit.qdq import Emitted
 from onnxq.errors import ModelError, QualityError
@@ -22,13 +22,11 @@ from onnxq.files import check_target, staged
 from onnxq.graph import io
 from onnxq.graph.io import Model
 from onnxq.graph.opset import lowest_onnxruntime
-from onnxq.graph.session import Recorded, Runtime, Session
+from onnxq.graph.session import Runtime, Session
 from onnxq.layers import Layer, rank
 from onnxq.metrics.answers import Metric
-from onnxq.parameters import activation_params, weight_params
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan
-from onnxq.planning import plan_model
 from onnxq.recipe import Recipe, dumps
 from onnxq.results import SIDECAR, Compared, Quantized
 from onnxq.sources import Source, batches_of
@@ -38,7 +36,6 @@ __all__ = ["Collection", "Limits", "Source", "calibrate", "compare", "quantize"]
 
 log = logging.getLogger(__name__)
 
-SAME_FUNCTION = 60.0  # dB; what folding and a raised operator set may cost in float32
 TIMED_BYTES = 1 << 29  # a larger float model is not loaded again only to be timed
 WARN_COSINE = 0.99  # an output farther from the float model than this is warned about
 
@@ -90,21 +87,9 @@ def quantize(
     inputs = io.files_of(model)
     for suffix in ("", ".data", SIDECAR):
         check_target(output.with_name(f"{output.name}{suffix}"), inputs)
-    prepared, plan, passes, before = plan_model(model, recipe, table, limits.max_opset)
-    stats = calibration.statistics(table, prepared, plan)
-    samples = [
-        Batch(inputs=feed, labels={}, samples=1, splittable=False)
-        for feed in table.kept.feeds.values()
-    ]
-    reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
-    _check_function(prepared, reference, samples, runtime)
-    activations, weights = activation_params(plan, stats), weight_params(plan, prepared)
-    corrected = 0
-    wanted = plan.target.correct_bias if recipe.correct_bias is None else recipe.correct_bias
-    if wanted and samples:
-        corrected = correct_biases(prepared, plan, activations, weights, samples[::2], runtime)
-        samples = samples[1::2] or samples  # what was fitted is no check
-    emitted = emit(prepared, plan, activations, weights)
+    made = draft(model, table, recipe, max_opset=limits.max_opset, runtime=runtime)
+    prepared, plan, samples, reference = made.prepared, made.plan, made.samples, made.reference
+    emitted = emit(prepared, plan, made.activations, made.weights)
     _record(prepared, plan, table)
     with staged(output) as temporary:
         io.write(prepared, temporary)
@@ -119,9 +104,9 @@ def quantize(
         path=output,
         plan=plan,
         emitted=emitted,
-        corrected=corrected,
-        passes=tuple(passes),
-        opset=(before, prepared.opset),
+        corrected=made.corrected,
+        passes=made.passes,
+        opset=(made.opset, prepared.opset),
         onnxruntime=lowest_onnxruntime(prepared.opset, prepared.proto.ir_version),
         sizes=(io.size_of(model), size),
         check=check,
@@ -171,22 +156,6 @@ def _check_quality(output: Path, check: Comparison | None, min_cosine: float | N
     if min_cosine is not None and (check is None or not check.cosine >= min_cosine):
         found = f"is {check.cosine:.5f}" if check else "is unknown: the table keeps no samples"
         raise QualityError(f"{output}: the cosine {found}, asked for {min_cosine}: nothing written")
-
-
-def _check_function(
-    prepared: Model, reference: Session, samples: list[Batch], runtime: Runtime
-) -> None:
-    """Make sure that preparing did not change what the model computes."""
-    if not samples:
-        return
-    session = Session(prepared, runtime)
-    for output in comparison.compare(reference, session, samples).outputs:
-        near = output.similarity
-        if near.samples and (near.unequal or near.sqnr < SAME_FUNCTION):
-            raise ModelError(
-                f"{prepared.path}: folding or raising the operator set changed output "
-                f"{output.name!r} (SQNR {near.sqnr:.1f} dB): please report this model"
-            )
 
 
 def _record(model: Model, plan: Plan, table: CalibrationTable) -> None:

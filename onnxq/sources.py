@@ -45,7 +45,8 @@ def expected(reader: Reader, cut: Cut) -> int | None:
         there = len(reader)  # type: ignore[arg-type]
     except TypeError:
         return None
-    return min(there, cut.samples or there) // cut.shard[1]
+    there = min(there, cut.samples or there)
+    return sum(map(cut.takes, range(there))) // cut.shard[1]
 
 
 def expected_batches(reader: Reader, session: Session, cut: Cut) -> int | None:

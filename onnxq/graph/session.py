@@ -41,6 +41,7 @@ class Runtime:
         custom_ops: Shared library with custom operators, or None.
         optimize: All graph optimizations, or none.
         arena: Keep memory for the next run; costs up to twice the memory of a run.
+        fuse: Make integer kernels of what stands between DequantizeLinear and QuantizeLinear.
     """
 
     provider: str = "cpu"
@@ -48,6 +49,7 @@ class Runtime:
     custom_ops: Path | None = None
     optimize: bool = True
     arena: bool = True
+    fuse: bool = True
 
 
 class Session:
@@ -82,6 +84,8 @@ class Session:
         options.intra_op_num_threads = runtime.threads
         options.enable_cpu_mem_arena = runtime.arena
         options.enable_mem_pattern = not expose  # with it, memory for what is exposed twice
+        if not runtime.fuse:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         levels = ort.GraphOptimizationLevel
         options.graph_optimization_level = (
             levels.ORT_ENABLE_ALL if runtime.optimize else levels.ORT_DISABLE_ALL

@@ -35,6 +35,10 @@ class Metric(Protocol):
     *evidence*: one small item a sample, all that is kept of the outputs. Items that are numbers
     are the samples' scores. Any subset of the items has a score.
 
+    Two class attributes may tell a search more. ``best``: no score is higher, of a sample neither;
+    candidates that cannot win are given up sooner. ``smooth``: scores move with every change, so
+    that a gain counts in relation to what is missing from the best, and not as such.
+
     Attributes:
         name: What people type after ``--metric``.
     """

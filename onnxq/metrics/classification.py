@@ -27,6 +27,7 @@ class Classification:
     """
 
     name: ClassVar[str] = "classification"
+    best: ClassVar[float] = 1.0
     weight: float = 0.7
     k: int = 5
     output: str | None = None

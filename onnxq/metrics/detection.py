@@ -58,6 +58,7 @@ class Detection:
     """
 
     name: ClassVar[str] = "detection"
+    best: ClassVar[float] = 1.0
     iou: float | str = "coco"
     boxes: str = "boxes"
     scores: str = "scores"

@@ -71,8 +71,8 @@ class Judge:
             RecipeError: The metric does not fit the outputs.
             CalibrationError: The labels are missing or do not fit, or the metric fails.
         """
-        reference = _tensors(before)
-        for outputs, found in zip((reference, _tensors(after)), self._found, strict=True):
+        reference = tensors(before)
+        for outputs, found in zip((reference, tensors(after)), self._found, strict=True):
             answers = Answers(
                 outputs=outputs,
                 reference=reference,
@@ -91,7 +91,7 @@ class Judge:
         return scored(self._metric, *self._found)
 
 
-def _tensors(outputs: Mapping[str, Any]) -> dict[str, Array]:
+def tensors(outputs: Mapping[str, Any]) -> dict[str, Array]:
     """Return the outputs that are tensors."""
     return {name: array for name, array in outputs.items() if isinstance(array, np.ndarray)}
 
@@ -111,14 +111,16 @@ def scored(metric: Metric, before: Sequence[Any], after: Sequence[Any]) -> Score
     Raises:
         CalibrationError: A score is NaN or infinite.
     """
-    for found, model in ((before, "float"), (after, "quantized")):
-        _check(metric, found, model)
+    scores = [
+        checked_score(metric, found, model)
+        for found, model in ((before, "float"), (after, "quantized"))
+    ]
     if _per_sample(before) and _per_sample(after):
         pair = paired(np.array(before, np.float64), np.array(after, np.float64))
         return Scored(name=metric.name, paired=pair, interval="paired")
     pair = Paired(
-        before=metric.score(before),
-        after=metric.score(after),
+        before=scores[0],
+        after=scores[1],
         half_width=_jackknife(metric, before, after),
         samples=len(before),
     )
@@ -130,8 +132,12 @@ def _per_sample(evidence: Sequence[Any]) -> bool:
     return all(isinstance(item, Real) for item in evidence)
 
 
-def _check(metric: Metric, evidence: Sequence[Any], model: str) -> None:
-    """Refuse a score that is no number, naming the first sample where that shows."""
+def checked_score(metric: Metric, evidence: Sequence[Any], model: str) -> float:
+    """Return the score of samples.
+
+    Raises:
+        CalibrationError: It is NaN or infinite; the message names the first sample that is.
+    """
     for number, item in enumerate(evidence):
         if isinstance(item, Real) and not math.isfinite(item):
             raise CalibrationError(
@@ -139,6 +145,7 @@ def _check(metric: Metric, evidence: Sequence[Any], model: str) -> None:
             )
     if not math.isfinite(score := metric.score(evidence)):
         raise CalibrationError(f"metric {metric.name!r} is {score} for the {model} model")
+    return score
 
 
 def _jackknife(metric: Metric, before: Sequence[Any], after: Sequence[Any]) -> float:

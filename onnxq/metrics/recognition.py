@@ -41,6 +41,7 @@ class Recognition:
     """
 
     name: ClassVar[str] = "recognition"
+    best: ClassVar[float] = 1.0
     weight: float = 0.5
     output: str | None = None
     characters: str | None = None

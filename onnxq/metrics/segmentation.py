@@ -28,6 +28,7 @@ class Segmentation:
     """
 
     name: ClassVar[str] = "segmentation"
+    best: ClassVar[float] = 1.0
     ignore: int = 255
     output: str | None = None
     axis: int = 1

@@ -25,6 +25,8 @@ class Cosine:
     """
 
     name: ClassVar[str] = "cosine"
+    best: ClassVar[float] = 1.0
+    smooth: ClassVar[bool] = True
     output: str | None = None
 
     def evidence(self, answers: Answers) -> Sequence[float]:
@@ -57,6 +59,8 @@ class RelativeEntropy:
     """
 
     name: ClassVar[str] = "relative-entropy"
+    best: ClassVar[float] = 0.0
+    smooth: ClassVar[bool] = True
     output: str | None = None
     axis: int | None = None
     normalize: str = "auto"

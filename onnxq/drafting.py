@@ -1,0 +1,118 @@
+"""A model ready to be written: prepared, planned, its parameters chosen, its biases corrected."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxq import calibration, comparison
+from onnxq.correction import correct_biases
+from onnxq.emit.biases import Weights
+from onnxq.errors import ModelError
+from onnxq.feeds import Batch
+from onnxq.graph.io import Model
+from onnxq.graph.session import Recorded, Runtime, Session
+from onnxq.parameters import activation_params, weight_params
+from onnxq.passes import PassReport
+from onnxq.plan import Plan
+from onnxq.planning import plan_model
+from onnxq.recipe import Recipe
+from onnxq.table import CalibrationTable
+from onnxq.types import QuantParams, TensorStats
+
+SAME_FUNCTION = 60.0  # dB; what folding and a raised operator set may cost in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """What an emitter needs, and what a report tells.
+
+    Attributes:
+        prepared: The float model after its passes, biases corrected.
+        plan: What becomes of it.
+        seen: Statistics of every activation.
+        activations: Parameters of every activation.
+        weights: Parameters of every weight, by first output of the node and input index.
+        corrected: How many biases take up the mean error of their layer.
+        passes: What the passes did.
+        opset: Operator set of the file.
+        samples: Kept samples for checking the result: none it was fitted on, if there are others.
+        reference: The float model's answers to them.
+    """
+
+    prepared: Model
+    plan: Plan
+    seen: Mapping[str, TensorStats]
+    activations: Mapping[str, QuantParams]
+    weights: Weights
+    corrected: int
+    passes: tuple[PassReport, ...]
+    opset: int
+    samples: list[Batch]
+    reference: Session
+
+
+def draft(
+    model: Path,
+    table: CalibrationTable,
+    recipe: Recipe,
+    *,
+    max_opset: int | None = None,
+    runtime: Runtime,
+) -> Draft:
+    """Do all that comes before emitting.
+
+    Args:
+        model: The float model.
+        table: Its calibration table.
+        recipe: What is asked.
+        max_opset: Newest operator set the result may need; None for any.
+        runtime: How to run models.
+
+    Raises:
+        ModelError: The model cannot be loaded, or holds nothing to quantize.
+        CalibrationError: The table is of another model, or lacks a tensor.
+        RecipeError: The recipe means nothing here.
+        UnsupportedError: The target cannot express the recipe.
+    """
+    prepared, plan, passes, before = plan_model(model, recipe, table, max_opset)
+    seen = calibration.statistics(table, prepared, plan)
+    samples = [
+        Batch(inputs=feed, labels={}, samples=1, splittable=False)
+        for feed in table.kept.feeds.values()
+    ]
+    reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
+    _check_function(prepared, reference, samples, runtime)
+    activations, weights = activation_params(plan, seen), weight_params(plan, prepared)
+    corrected = 0
+    wanted = plan.target.correct_bias if recipe.correct_bias is None else recipe.correct_bias
+    if wanted and samples:
+        corrected = correct_biases(prepared, plan, activations, weights, samples[::2], runtime)
+        samples = samples[1::2] or samples  # what was fitted is no check
+    return Draft(
+        prepared=prepared,
+        plan=plan,
+        seen=seen,
+        activations=activations,
+        weights=weights,
+        corrected=corrected,
+        passes=tuple(passes),
+        opset=before,
+        samples=samples,
+        reference=reference,
+    )
+
+
+def _check_function(
+    prepared: Model, reference: Session, samples: list[Batch], runtime: Runtime
+) -> None:
+    """Make sure that preparing did not change what the model computes."""
+    if not samples:
+        return
+    session = Session(prepared, runtime)
+    for output in comparison.compare(reference, session, samples).outputs:
+        near = output.similarity
+        if near.samples and (near.unequal or near.sqnr < SAME_FUNCTION):
+            raise ModelError(
+                f"{prepared.path}: folding or raising the operator set changed output "
+                f"{output.name!r} (SQNR {near.sqnr:.1f} dB): please report this model"
+            )

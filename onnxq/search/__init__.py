@@ -1,0 +1,1 @@
+"""Search over quantization: ask for candidates, run them, keep what is better."""
