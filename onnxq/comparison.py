@@ -134,7 +134,7 @@ def compare(
             judge.add(before, after, batch.labels, batch.samples)
         for name in reference.outputs:
             a, b = before[name], after[name]
-            near[name] += _near(a, b, batch.samples)
+            near[name] += nearness(a, b, batch.samples)
             if _classes(a, batch):
                 label = _class_labels(batch.labels, a, first=next(iter(scores), name) == name)
                 scores.setdefault(name, _Scores()).add(a, b, label)
@@ -172,7 +172,7 @@ def _same_interface(reference: Session, quantized: Session) -> None:
         )
 
 
-def _near(a: Any, b: Any, samples: int) -> Similarity:
+def nearness(a: Any, b: Any, samples: int) -> Similarity:
     """Compare one output of a batch; what is no numeric tensor counts for nothing."""
     if not isinstance(a, np.ndarray) or a.dtype.kind not in "fiub":
         return Similarity()

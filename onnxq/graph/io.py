@@ -179,6 +179,13 @@ def from_proto(proto: onnx.ModelProto, path: Path = Path(), sha256: str = "") ->
     return Model(graph=graph, proto=proto, path=path, sha256=sha256)
 
 
+def copied(model: Model) -> Model:
+    """Return a copy of a model that can be edited by itself."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(sync(model))
+    return from_proto(proto, model.path, model.sha256)
+
+
 def sync(model: Model) -> onnx.ModelProto:
     """Bring the message up to date with the graph and return it.
 

@@ -8,39 +8,16 @@ seen show that it cannot win (`onnxq.search.hopeless`).
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from onnxq.feeds import Batch
 from onnxq.graph.chain import Chain
 from onnxq.graph.session import Session
-from onnxq.metrics.answers import Answers, Metric
-from onnxq.metrics.judge import checked_score, tensors
+from onnxq.metrics.judge import checked_score
+from onnxq.search.exam import Exam, by_sample
 from onnxq.search.hopeless import is_hopeless
 from onnxq.types import Array
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exam:
-    """What candidates are scored on.
-
-    Attributes:
-        batches: The samples.
-        references: The float model's outputs of each batch, by name.
-        metric: What scores them.
-        metadata: The float model's metadata entries.
-        drop: Whether to drop candidates before all samples were seen.
-        workers: Batches to run at once.
-    """
-
-    batches: Sequence[Batch]
-    references: Sequence[Mapping[str, Array]]
-    metric: Metric
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    drop: bool = True
-    workers: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +46,18 @@ class Bench:
         runs: Batches run through to the outputs, those that only came to a later piece left out.
     """
 
-    def __init__(self, chain: Chain, exam: Exam) -> None:
-        """Score the chain as it is."""
+    def __init__(self, chain: Chain, exam: Exam, *, workers: int = 1, drop: bool = True) -> None:
+        """Score the chain as it is.
+
+        Args:
+            chain: The model.
+            exam: The samples.
+            workers: Batches to run at once.
+            drop: Whether to give candidates up before all samples were seen.
+        """
         self._chain, self._exam = chain, exam
-        self._pool = ThreadPoolExecutor(exam.workers)
+        self._workers, self._drop = workers, drop
+        self._pool = ThreadPoolExecutor(workers)
         self._at, self._values = 0, [dict(batch.inputs) for batch in exam.batches]
         self.evaluations, self.runs = 0, 0
         self.now = self._trial(list(self._evidence({})), {}, {})
@@ -96,9 +81,15 @@ class Bench:
         found: list[Sequence[Any]] = []
         for evidence in self._evidence(sessions):
             found.append(evidence)
-            if self._exam.drop and self._is_hopeless(found, bar):
+            if self._drop and self._is_hopeless(found, bar):
                 return None
         return self._trial(found, constants, sessions)
+
+    def adopt(self, constants: Mapping[str, Array]) -> None:
+        """Make a candidate the present state without asking, and score it."""
+        self._chain.keep(constants, self._chain.changed(constants))
+        self._advance(0)
+        self.now = self._trial(list(self._evidence({})), {}, {})
 
     def keep(self, trial: Trial) -> None:
         """Make a candidate the present state."""
@@ -131,17 +122,9 @@ class Bench:
         def run(number: int) -> Sequence[Any]:
             """Run one batch from where the samples are."""
             outputs = self._chain.run(self._values[number], self._at, sessions=sessions)
-            batch = self._exam.batches[number]
-            answers = Answers(
-                outputs=tensors(outputs),
-                reference=self._exam.references[number],
-                labels=batch.labels,
-                samples=batch.samples,
-                metadata=self._exam.metadata,
-            )
-            return self._exam.metric.evidence(answers)
+            return self._exam.evidence(number, outputs)
 
-        count, step = len(self._exam.batches), self._exam.workers
+        count, step = len(self._exam.batches), self._workers
         for start in range(0, count, step):
             numbers = range(start, min(start + step, count))
             self.runs += len(numbers)
@@ -155,16 +138,11 @@ class Bench:
         gains = np.concatenate(after) - np.concatenate(before[:seen])
         rest = np.concatenate([np.zeros(0), *before[seen:]])
         best = getattr(self._exam.metric, "best", np.inf)
-        room = best - rest if _by_sample(found[0]) else np.full(rest.shape, np.inf)
+        room = best - rest if by_sample(found[0]) else np.full(rest.shape, np.inf)
         return is_hopeless(gains, room, bar - self.now.score)
 
     def _units(self, evidence: Sequence[Any]) -> Array:
         """Return the scores of a batch: of its samples if they have any, else one of them all."""
-        if _by_sample(evidence):
+        if by_sample(evidence):
             return np.array(evidence, np.float64)
         return np.array([self._exam.metric.score(evidence)])
-
-
-def _by_sample(evidence: Sequence[Any]) -> bool:
-    """Say whether the items are scores of samples."""
-    return all(isinstance(item, Real) for item in evidence)

@@ -1,0 +1,182 @@
+"""Refine scales by the task's own metric, tensor by tensor: ``onnxq tune``.
+
+The recipe's range algorithms give the start. Then each tensor in the order of the graph is moved to
+where the metric is best (`onnxq.search.refine`), on samples whose labels, if the metric needs any,
+are known; what comes out is a recipe that gives the tensors that moved their ranges, and the model
+quantized by it. Both are measured on samples that were not tuned on.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+
+from onnxq import pipeline
+from onnxq.drafting import draft
+from onnxq.errors import RecipeError
+from onnxq.feeds import Batch
+from onnxq.files import check_target, staged
+from onnxq.graph import io
+from onnxq.graph.session import Runtime, Session
+from onnxq.metrics.answers import Metric
+from onnxq.recipe import Recipe, dumps
+from onnxq.results import Quantized
+from onnxq.search.exam import Exam, Side, answers_of, easy_last, examined, shuffled, sides
+from onnxq.search.walk import Checkpoint, Emission, Move, Search, TuneProgress, Tuning
+from onnxq.sources import Source, batches_of, fingerprint
+from onnxq.table import CalibrationTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What `tune` did.
+
+    Attributes:
+        quantized: The model written.
+        recipe: What it was written by.
+        recipe_path: The file of that.
+        metric: The metric's name.
+        moves: Every tensor that was looked at, in order.
+        kept: Scores on the samples tuned on.
+        held: Scores on samples not used.
+        improved: Whether the tuned model scored better on the samples tuned on; if not, the
+            model is the one the recipe asked for.
+        evaluations: Candidates tried.
+        runs: Batches run to the end for them, out of how many without giving up.
+        pieces: Into how many pieces the model was cut.
+        seconds: Wall time of the search alone.
+    """
+
+    quantized: Quantized
+    recipe: Recipe
+    recipe_path: Path
+    metric: str
+    moves: tuple[Move, ...]
+    kept: Side
+    held: Side
+    improved: bool
+    evaluations: int
+    runs: tuple[int, int]
+    pieces: int
+    seconds: float
+
+
+def parts(source: Source, evaluation: Source | None) -> tuple[Source, Source]:
+    """Return the samples to tune on, and those to measure on: by default every fifth."""
+    if evaluation is not None:
+        return source, evaluation
+    return tuple(replace(source, cut=replace(source.cut, part=p)) for p in ("kept", "held"))  # type: ignore[return-value]
+
+
+def recipe_path(output: Path) -> Path:
+    """Return where the recipe of a tuned model goes."""
+    return output.with_name(f"{output.name}.recipe.yaml")
+
+
+def tune(  # noqa: PLR0913 - like quantize, and how to tune
+    model: Path,
+    table: CalibrationTable,
+    recipe: Recipe,
+    data: tuple[Source, Source],
+    output: Path,
+    *,
+    tuning: Tuning | None = None,
+    runtime: Runtime | None = None,
+    report: Callable[[TuneProgress], None] = lambda _: None,
+) -> Tuned:
+    """Refine the scales a recipe chooses, and write the model and its recipe.
+
+    Memory: the samples, their float outputs, and what the tensors between two pieces of the model
+    hold for all samples.
+
+    Args:
+        model: The float model.
+        table: Its calibration table.
+        recipe: Where to start.
+        data: The samples to tune on and those to measure on, see `parts`.
+        output: Where the model goes; its recipe goes to `recipe_path` of it.
+        tuning: How to tune.
+        runtime: How to run models.
+        report: Called before every tensor.
+
+    Raises:
+        ModelError: The model cannot be loaded or run, or holds nothing to quantize or to tune.
+        CalibrationError: Table, data, labels or checkpoint do not fit, or the metric fails.
+        RecipeError: The recipe or the metric does not fit the model.
+        UnsupportedError: The target cannot express the recipe.
+        OutputError: An output cannot be written, or is an input.
+        Interrupted: Ctrl-C; what was found so far is in the checkpoint.
+    """
+    runtime, tuning = runtime or Runtime(), tuning or Tuning()
+    if recipe.qdq is False:
+        raise RecipeError(
+            "tune measures what Q and DQ compute: tune with them, then quantize by the recipe it "
+            "writes with --no-qdq"
+        )
+    for target in (output, recipe_path(output)):
+        check_target(target, io.files_of(model))
+    reference = Session(model, runtime)
+    kept, held = (list(batches_of(source, reference)) for source in data)
+    with TemporaryDirectory() as folder:
+        start = Path(folder) / output.name
+        emitted = Emission.of(draft(model, table, recipe, runtime=runtime), start)
+        before = Session(start, runtime)
+        exam = _ordered(reference, before, shuffled(kept, tuning.seed), tuning.metric)
+        begun = time.monotonic()
+        search = Search(emitted, exam, before, tuning, runtime)
+        checkpoint = Checkpoint(tuning, _identity(table, recipe, data, tuning))
+        moves = search.run(checkpoint, report)
+        seconds = time.monotonic() - begun
+        tuned = Recipe(tensors=search.rules()).over(recipe)
+        result = pipeline.quantize(model, table, tuned, output, runtime=runtime)
+        after = Session(output, runtime)
+        side = sides(exam, (before, after))
+        improved = side.gain.difference > 0
+        if not improved:
+            tuned, after = recipe, before
+            result = pipeline.quantize(model, table, recipe, output, runtime=runtime)
+        other = sides(examined(reference, held, tuning.metric), (before, after))
+    with staged(recipe_path(output)) as temporary:
+        temporary.write_text(yaml.safe_dump(tuned.to_dict(), sort_keys=False), encoding="utf-8")
+    if tuning.checkpoint is not None:
+        tuning.checkpoint.unlink(missing_ok=True)
+    return Tuned(
+        quantized=result,
+        recipe=tuned,
+        recipe_path=recipe_path(output),
+        metric=tuning.metric.name,
+        moves=tuple(moves),
+        kept=side,
+        held=other,
+        improved=improved,
+        evaluations=search.bench.evaluations,
+        runs=(search.bench.runs, (search.bench.evaluations + 1) * len(exam.batches)),
+        pieces=len(search.chain.pieces),
+        seconds=seconds,
+    )
+
+
+def _ordered(reference: Session, before: Session, batches: Sequence[Batch], metric: Metric) -> Exam:
+    """Return the samples with the float model's answers, what leaves something to gain first."""
+    exam = examined(reference, batches, metric)
+    answers = [answers_of(before, batch.inputs) for batch in batches]
+    found = [exam.evidence(number, outputs) for number, outputs in enumerate(answers)]
+    better = easy_last(exam, found)
+    return exam if better is batches else examined(reference, better, metric)
+
+
+def _identity(
+    table: CalibrationTable, recipe: Recipe, data: tuple[Source, Source], tuning: Tuning
+) -> str:
+    """Return what a checkpoint must agree on with a run."""
+    ways = [tuning.over, tuning.min_gain, tuning.target, tuning.sweeps, tuning.drop, tuning.seed]
+    what = [
+        *(table.model_sha256, table.samples, dict(table.versions), dumps(recipe)),
+        *(repr(tuning.metric), ways, [fingerprint(source) for source in data]),
+    ]
+    return hashlib.sha256(json.dumps(what, default=str).encode()).hexdigest()
