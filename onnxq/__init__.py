@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from onnxq.graph.session import Runtime
     from onnxq.pipeline import Collection, Source, calibrate, compare, quantize
     from onnxq.recipe import NodeRule, Recipe, TensorRule
+    from onnxq.search.tune import tune
+    from onnxq.search.walk import Tuning
 
 __all__ = [
     "Collection",
@@ -23,9 +25,11 @@ __all__ = [
     "Runtime",
     "Source",
     "TensorRule",
+    "Tuning",
     "calibrate",
     "compare",
     "quantize",
+    "tune",
 ]
 
 _HOME = {
@@ -37,9 +41,11 @@ _HOME = {
     "Runtime": "graph.session",
     "Source": "pipeline",
     "TensorRule": "recipe",
+    "Tuning": "search.walk",
     "calibrate": "pipeline",
     "compare": "pipeline",
     "quantize": "pipeline",
+    "tune": "search.tune",
 }
 
 

@@ -53,13 +53,14 @@ class Limits:
     max_opset: int | None = None
 
 
-def quantize(
+def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
     model: Path,
     table: CalibrationTable,
     recipe: Recipe,
     output: Path,
     *,
     limits: Limits | None = None,
+    explain: bool = True,
     runtime: Runtime | None = None,
 ) -> Quantized:
     """Write the quantized model.
@@ -73,6 +74,7 @@ def quantize(
         recipe: What is asked.
         output: Where the quantized model goes.
         limits: What the result must hold.
+        explain: Rank the layers of a result that is far from the float model.
         runtime: How to run the models.
 
     Raises:
@@ -97,7 +99,7 @@ def quantize(
         result = Session(temporary, runtime)
         check = comparison.compare(reference, result, samples) if samples else None
         _check_quality(output, check, limits.min_cosine)
-        worst = _worst(model, temporary, samples, check, runtime)
+        worst = _worst(model, temporary, samples, check, runtime) if explain else ()
         timed = _timed(model, result, samples, runtime)
         size = io.size_of(temporary)
     return Quantized(

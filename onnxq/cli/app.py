@@ -11,6 +11,7 @@ from onnxq.cli.inspect import inspect
 from onnxq.cli.listing import listing
 from onnxq.cli.merge import merge
 from onnxq.cli.quantize import quantize
+from onnxq.cli.tune import tune
 
 app = typer.Typer(
     name="onnxq",
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command("calibrate")(guarded(calibrate))
 app.command("merge")(guarded(merge))
 app.command("quantize")(guarded(quantize))
+app.command("tune")(guarded(tune))
 app.command("compare")(guarded(compare))
 app.command("inspect")(guarded(inspect))
 app.command("list")(guarded(listing))

@@ -22,31 +22,9 @@ def compare(
     samples: options.Samples = None,
     batch_size: options.BatchSize = 8,
     import_path: options.ImportPath = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Also score both models: a metric of onnxq list, or 'module:function'.",
-            rich_help_panel=options.METRIC,
-        ),
-    ] = None,
-    metric_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="An option of the metric, e.g. weight=0.5; repeatable.",
-            rich_help_panel=options.METRIC,
-        ),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Labels of images: CSV or JSON from file name to label, or 'folders' where each "
-            "class has a folder.",
-            rich_help_panel=options.METRIC,
-        ),
-    ] = None,
+    metric: options.MetricName = None,
+    metric_option: options.MetricOptions = None,
+    labels: options.Labels = None,
     latency: Annotated[
         bool, typer.Option("--latency", help="Also time both models, with one thread by default.")
     ] = False,

@@ -140,6 +140,34 @@ class Screen:
         speed = f", {done / seconds:.1f} samples/s" if seconds else ""
         self.print(f"{stage}: {done} samples in {seconds:.1f} s{speed}")
 
+    @contextmanager
+    def steps(self, stage: str, unit: str) -> Iterator[Callable[[Any], None]]:
+        """Show how far a search is: a bar with the score on a terminal, nothing elsewhere.
+
+        Yields:
+            To be called with values that have ``done``, ``total``, ``name`` and ``score``.
+        """
+        from rich import progress as bars  # noqa: PLC0415
+
+        columns = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.TextColumn("{task.completed:.0f}/{task.total} {task.fields[unit]}"),
+            bars.TextColumn("{task.fields[score]}"),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("{task.fields[name]}", markup=False),
+        )
+        with bars.Progress(
+            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+        ) as bar:
+            task = bar.add_task(stage, total=None, unit=unit, score="", name="")
+
+            def report(progress: Any) -> None:
+                shown = {"score": f"{progress.score:.5f}", "name": progress.name}
+                bar.update(task, completed=progress.done, total=progress.total, **shown)
+
+            yield report
+
 
 class _Handler(logging.Handler):
     """Shows log records as one line each."""

@@ -54,6 +54,34 @@ ImportPath = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+MetricName = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        metavar="NAME",
+        help="Score models by this: a metric of onnxq list, or 'module:function'.",
+        rich_help_panel=METRIC,
+    ),
+]
+MetricOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric-option",
+        metavar="KEY=VALUE",
+        help="An option of the metric, e.g. weight=0.5; repeatable.",
+        rich_help_panel=METRIC,
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="Labels of images: CSV or JSON from file name to label, or 'folders' where each "
+        "class has a folder.",
+        rich_help_panel=METRIC,
+    ),
+]
 Provider = Annotated[
     str, typer.Option(help="cpu, cuda, tensorrt, openvino, …", rich_help_panel=RUN)
 ]

@@ -133,13 +133,13 @@ def tune(  # noqa: PLR0913 - like quantize, and how to tune
         moves = search.run(checkpoint, report)
         seconds = time.monotonic() - begun
         tuned = Recipe(tensors=search.rules()).over(recipe)
-        result = pipeline.quantize(model, table, tuned, output, runtime=runtime)
+        result = pipeline.quantize(model, table, tuned, output, explain=False, runtime=runtime)
         after = Session(output, runtime)
         side = sides(exam, (before, after))
         improved = side.gain.difference > 0
-        if not improved:
+        if tuned != recipe and not improved:
             tuned, after = recipe, before
-            result = pipeline.quantize(model, table, recipe, output, runtime=runtime)
+            result = pipeline.quantize(model, table, tuned, output, explain=False, runtime=runtime)
         other = sides(examined(reference, held, tuning.metric), (before, after))
     with staged(recipe_path(output)) as temporary:
         temporary.write_text(yaml.safe_dump(tuned.to_dict(), sort_keys=False), encoding="utf-8")
