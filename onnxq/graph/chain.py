@@ -20,7 +20,6 @@ from onnx.external_data_helper import load_external_data_for_tensor
 from onnxq.graph.external import is_external
 from onnxq.graph.messages import in_order, inputs_of
 from onnxq.graph.session import Runtime, Session
-from onnxq.readers import Feed
 from onnxq.types import Array
 
 PIECES = 16
@@ -262,9 +261,3 @@ class Chain:
             proto.graph.input.append(described)
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in piece.writes)
         return Session(proto, self._runtime)
-
-
-def is_same(chain: Chain, feed: Feed, outputs: Mapping[str, Any]) -> bool:
-    """Say whether a chain returns, bit for bit, what the model returned as a whole."""
-    got = chain.run(feed, 0)
-    return all(np.array_equal(got[name], outputs[name], equal_nan=True) for name in outputs)

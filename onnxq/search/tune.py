@@ -18,8 +18,8 @@ import yaml
 
 from onnxq import pipeline
 from onnxq.drafting import draft
-from onnxq.errors import RecipeError
-from onnxq.feeds import Batch
+from onnxq.errors import CalibrationError, RecipeError
+from onnxq.feeds import HELD_OUT, Batch
 from onnxq.files import check_target, staged
 from onnxq.graph import io
 from onnxq.graph.session import Runtime, Session
@@ -121,7 +121,7 @@ def tune(  # noqa: PLR0913 - like quantize, and how to tune
     for target in (output, recipe_path(output)):
         check_target(target, io.files_of(model))
     reference = Session(model, runtime)
-    kept, held = (list(batches_of(source, reference)) for source in data)
+    kept, held = (_read(source, reference) for source in data)
     with TemporaryDirectory() as folder:
         start = Path(folder) / output.name
         emitted = Emission.of(draft(model, table, recipe, runtime=runtime), start)
@@ -159,6 +159,17 @@ def tune(  # noqa: PLR0913 - like quantize, and how to tune
         pieces=len(search.chain.pieces),
         seconds=seconds,
     )
+
+
+def _read(source: Source, reference: Session) -> list[Batch]:
+    """Read samples into memory."""
+    try:
+        return list(batches_of(source, reference))
+    except CalibrationError as error:
+        if source.cut.part == "all":
+            raise
+        hint = f"every {HELD_OUT}th sample is held out to measure on; give others by --eval-data"
+        raise CalibrationError(f"{error} ({hint})") from error
 
 
 def _ordered(reference: Session, before: Session, batches: Sequence[Batch], metric: Metric) -> Exam:

@@ -8,20 +8,21 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from onnxq.comparison import nearness
 from onnxq.drafting import Draft
 from onnxq.emit import emit
 from onnxq.emit.constants import Place
 from onnxq.emit.qdq import Emitted
-from onnxq.errors import CalibrationError, Interrupted, ModelError
+from onnxq.errors import CalibrationError, Interrupted, ModelError, UsageError
 from onnxq.files import staged
 from onnxq.graph import io
-from onnxq.graph.chain import Chain, is_same
+from onnxq.graph.chain import Chain
 from onnxq.graph.session import Runtime, Session
 from onnxq.metrics.answers import Metric
 from onnxq.metrics.unlabelled import Cosine
 from onnxq.recipe import TensorRule
 from onnxq.search.bench import Bench, Trial
-from onnxq.search.candidates import Coordinate, coordinates
+from onnxq.search.candidates import OVER, Coordinate, coordinates
 from onnxq.search.exam import Exam, answers_of
 from onnxq.search.patches import Patches
 from onnxq.search.refine import Line, refine
@@ -29,6 +30,7 @@ from onnxq.types import QuantParams
 
 log = logging.getLogger(__name__)
 
+SAME = 50.0  # dB between a model in pieces and as a whole; far above what quantizing costs
 LEAST_GAIN = 0.001  # what a direction must gain to count
 LEAST_SHARE = 0.05  # for smooth metrics: of what is missing from the best score
 
@@ -61,6 +63,15 @@ class Tuning:
     workers: int = 0
     checkpoint: Path | None = None
     resume: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse to tune over what is none.
+
+        Raises:
+            UsageError: It is not one of the three.
+        """
+        if self.over not in OVER:
+            raise UsageError(f"--over {self.over!r}: write activations, weights or both")
 
     def threshold(self, score: float) -> float:
         """Return what a direction must gain to count, given the present score."""
@@ -332,21 +343,25 @@ class Search:
 
 
 def _chain(emission: Emission, exam: Exam, whole: Session, runtime: Runtime) -> Chain:
-    """Cut the model into pieces that compute what it does as a whole, bit for bit.
+    """Cut the model into pieces that compute what it does as a whole, as the first batch shows.
 
-    With powers of two float arithmetic on the grids is exact, and often faster than kernels for
-    codes with a sign; whether it is the same is seen on the first batch, as for any cut.
+    Codes are the same in pieces; floats may differ in their last bits, and then a code here and
+    there. With powers of two float arithmetic on the grids is exact, and often faster than kernels
+    for codes with a sign.
     """
-    feed = exam.batches[0].inputs
+    feed, samples = exam.batches[0].inputs, exam.batches[0].samples
     outputs = answers_of(whole, feed)
     proto, folder = io.sync(emission.model), emission.model.path.parent
     plain = (False, True) if emission.draft.plan.target.power_of_two else (True,)
     for fuse in plain:
         chain = Chain(proto, folder, replace(runtime, fuse=fuse))
         try:
-            if is_same(chain, feed, outputs):
-                return chain
+            got = chain.run(feed, 0)
         except ModelError as error:
             log.info("pieces cannot be run: %s", error)
+            continue
+        near = [nearness(outputs[name], got[name], samples) for name in outputs]
+        if all(each.sqnr >= SAME and not each.unequal for each in near):
+            return chain
     log.info("the pieces do not compute what the whole does: candidates run the whole model")
     return Chain(proto, folder, runtime, count=1)
