@@ -159,18 +159,19 @@ class Setting:
     held_out: dict[str, Array]
 
 
-def load(name: str, cache: Path, samples: int) -> Setting:
+def load(name: str, cache: Path, samples: int, recipe: Recipe | None = None) -> Setting:
     """Calibrate a model on its first samples and set the next ones aside.
 
     Args:
         name: The model's folder in the cache.
         cache: Where it lies.
         samples: How many samples to calibrate on; at most 100 more are held out.
+        recipe: What the table is for; None for onnxq's defaults.
     """
     path, data = cache / name / "model.onnx", cache / name / "calib.npz"
     collection = Collection(keep_extremes=HELD)
     source = Source(data=str(data), cut=Cut(batch_size=GROUPS, samples=samples))
-    table = calibrate(path, source, recipe=Recipe(), collection=collection)
+    table = calibrate(path, source, recipe=recipe or Recipe(), collection=collection)
     with np.load(data) as file:
         rest = {k: file[k][samples : samples + 100] for k in file.files}
     inputs = {k: array for k, array in rest.items() if not k.startswith("label")}

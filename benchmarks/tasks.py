@@ -177,7 +177,7 @@ def task_of(name: str, model: Path) -> Task:
         name: The model's folder; names not known are classifiers.
         model: Its file.
     """
-    if name == "ppocr_rec":
+    if name in ("ppocr_rec", "plates"):
         return ReadLines(model)
     tasks: dict[str, Callable[[], Task]] = {
         "minilm": Embed,

@@ -6,6 +6,7 @@ and is found through the entry point group ``onnxq.readers``.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -85,10 +86,33 @@ def open_reader(
         if custom:
             reader = find("loaders", "module")(data, inputs, options)
         else:
-            reader = _choose(data, path, name)(path, inputs, **options)
+            cls = _choose(data, path, name)
+            _check_options(cls, options)
+            reader = cls(path, inputs, **options)
     except (TypeError, ValueError, OSError) as error:
         raise about(data, error) from error
     return reader
+
+
+def _check_options(cls: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what a reader does not take, in the words of the command line.
+
+    Raises:
+        ValueError: It has no such option.
+    """
+    parameters = list(signature(cls).parameters.values())[2:]  # behind source and inputs
+    if any(each.kind is Parameter.VAR_KEYWORD for each in parameters):
+        return
+    takes = [each.name for each in parameters if each.kind is not Parameter.VAR_POSITIONAL]
+    for option in options:
+        if option == "labels" and option not in takes:
+            raise ValueError(
+                f"--labels is for images; reader {cls.name!r} takes the arrays of the "
+                "data whose names begin with 'label'"
+            )
+        if option not in takes:
+            has = f"its options are {', '.join(takes)}" if takes else "it has none"
+            raise ValueError(f"reader {cls.name!r} has no option {option!r}: {has}")
 
 
 def about(data: str, error: Exception) -> CalibrationError:

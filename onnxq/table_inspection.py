@@ -17,7 +17,9 @@ from onnxq.metrics.similarity import decibel
 from onnxq.numerics.affine import params_of
 from onnxq.numerics.moments import Moments, energy, moments, outside, points_of
 from onnxq.ranges import RANGES, range_algorithm
+from onnxq.ranges.adaptive_kl import AdaptiveKl
 from onnxq.ranges.outlier_var import Limit, OutlierVar
+from onnxq.ranges.positions import Positions, positions_for
 from onnxq.recipe import TensorRule
 from onnxq.registry import known
 from onnxq.table import CalibrationTable
@@ -91,12 +93,14 @@ class Closeup:
         spec: What is asked, with the algorithm that would be used.
         choices: What every algorithm chooses.
         refused: Name of an algorithm that cannot choose, to the reason.
+        positions: The powers of two there are for as many bits; None where that means nothing.
     """
 
     seen: Seen
     spec: QuantSpec
     choices: tuple[Choice, ...]
     refused: Mapping[str, str]
+    positions: Positions | None
 
 
 def overview(path: Path) -> Overview:
@@ -118,6 +122,7 @@ def closeup(
     outlier_options: Mapping[str, Any] | None = None,
     *,
     power_of_two: bool = False,
+    chip: bool = False,
 ) -> Closeup:
     """Look at one tensor of a table.
 
@@ -127,6 +132,7 @@ def closeup(
         rule: What is asked of activations, without gaps; other algorithms take their defaults.
         outlier_options: Options of outlier-var, over those of the rule.
         power_of_two: Whether the scale is a power of two.
+        chip: Whether a power of two has a position from 0 to bits − 1.
 
     Raises:
         CalibrationError: The file is damaged, or no calibration table.
@@ -151,7 +157,15 @@ def closeup(
             choices.append(_choose(seen.stats, replace(asked, range=algorithm)))
         except CalibrationError as error:
             refused[each] = str(error)
-    return Closeup(seen=seen, spec=asked, choices=tuple(choices), refused=refused)
+    adaptive = found[AdaptiveKl.name]
+    assert isinstance(adaptive, AdaptiveKl)
+    return Closeup(
+        seen=seen,
+        spec=asked,
+        choices=tuple(choices),
+        refused=refused,
+        positions=positions_for(seen.stats, asked.dtype.bits, adaptive, chip=chip),
+    )
 
 
 def _full_name(names: Iterable[str], asked: str) -> str:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks.fetch import cifar, efficientnet, magika, minilm, ppocr, samples
+from benchmarks.fetch import cifar, efficientnet, magika, minilm, plates, ppocr, samples
 from benchmarks.fetch.ingredients import Builder, Ingredients
 from benchmarks.fetch.packages import MissingError
 
@@ -19,6 +19,7 @@ MODELS: dict[str, Builder] = {
     "efficientnet_lite0": efficientnet.build,
     "ppocr_rec": ppocr.build_rec,
     "ppocr_cls": ppocr.build_cls,
+    "plates": plates.build,
     "magika": magika.build,
     "minilm": minilm.build,
     "cifar_resnet20": cifar.build,

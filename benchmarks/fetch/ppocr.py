@@ -21,6 +21,7 @@ from onnxq.types import Array
 
 WHEEL = "rapidocr-onnxruntime==1.4.4"
 MODELS = "rapidocr_onnxruntime/models"
+READER = "ch_PP-OCRv4_rec_infer.onnx"
 FONTS = (
     "fonts-dejavu-core",
     "fonts-liberation2",
@@ -37,40 +38,45 @@ CALIBRATION_SEED, EVALUATION_SEED = 1, 2
 
 def build_rec(ingredients: Ingredients, target: Path) -> None:
     """Build the reader of lines; labels are the texts."""
-    _model(ingredients, "ch_PP-OCRv4_rec_infer.onnx", target)
+    copy_model(ingredients, READER, target)
     draw = _drawer(ingredients)
     calibration = draw(CALIBRATION_SEED, CALIBRATION)
     evaluation = draw(EVALUATION_SEED, READ_EVALUATION)
-    np.savez(target / "calib.npz", x=_stack(calibration, READ_WIDTH))
+    np.savez(target / "calib.npz", x=stack(calibration, READ_WIDTH))
     texts = np.array([line.text for line in evaluation])
-    np.savez(target / "eval.npz", x=_stack(evaluation, READ_WIDTH), label=texts)
+    np.savez(target / "eval.npz", x=stack(evaluation, READ_WIDTH), label=texts)
 
 
 def build_cls(ingredients: Ingredients, target: Path) -> None:
     """Build the judge of directions; every other line is turned by 180°, label 1."""
-    _model(ingredients, "ch_ppocr_mobile_v2.0_cls_infer.onnx", target)
+    copy_model(ingredients, "ch_ppocr_mobile_v2.0_cls_infer.onnx", target)
     draw = _drawer(ingredients)
     calibration = _turned(draw(CALIBRATION_SEED, CALIBRATION))
     evaluation = _turned(draw(EVALUATION_SEED, TURN_EVALUATION))
-    np.savez(target / "calib.npz", x=_stack(calibration, TURN_WIDTH))
+    np.savez(target / "calib.npz", x=stack(calibration, TURN_WIDTH))
     label = np.arange(TURN_EVALUATION) % 2
-    np.savez(target / "eval.npz", x=_stack(evaluation, TURN_WIDTH), label=label)
+    np.savez(target / "eval.npz", x=stack(evaluation, TURN_WIDTH), label=label)
 
 
-def _model(ingredients: Ingredients, name: str, target: Path) -> None:
+def copy_model(ingredients: Ingredients, name: str, target: Path) -> None:
     """Copy a model out of the wheel."""
     folder = wheel(ingredients.cache, WHEEL) / MODELS
     shutil.copy(folder / name, target / "model.onnx")
 
 
-def _drawer(ingredients: Ingredients) -> Callable[[int, int], list[Line]]:
-    """Return a function of seed and number that draws lines short enough for the reader."""
-    fonts = [
+def font_files(ingredients: Ingredients) -> list[Path]:
+    """Return the fonts to write with."""
+    return [
         font
         for package in FONTS
         for font in sorted(debian(ingredients.cache, package).rglob("*.ttf"))
         if not ODD_WEIGHTS.search(font.name)
     ]
+
+
+def _drawer(ingredients: Ingredients) -> Callable[[int, int], list[Line]]:
+    """Return a function of seed and number that draws lines short enough for the reader."""
+    fonts = font_files(ingredients)
     words = sorted(set(re.findall("[A-Za-z]{3,10}", LICENSE.read_text(encoding="utf-8"))))
 
     def draw(seed: int, number: int) -> list[Line]:
@@ -96,7 +102,7 @@ def _width(pixels: Array) -> int:
     return math.ceil(HEIGHT * width / height)
 
 
-def _stack(lines: list[Line], width: int) -> Array:
+def stack(lines: list[Line], width: int) -> Array:
     """Scale lines to the models' height, blue first, −1 to 1, zeros on the right."""
     batch = np.zeros((len(lines), 3, HEIGHT, width), np.float32)
     for place, line in enumerate(lines):

@@ -17,7 +17,6 @@ ELSEWHERE = (  # flags about what a table does not hold
     "exclude",
     "exclude_op",
     "correct_bias",
-    "positions",
     "rounding",
     "qdq",
 )
@@ -69,7 +68,8 @@ def _show_tensor(screen: Any, path: Path, tensor: str, asked: RecipeFlags) -> No
     recipe = recipe_of(replace(asked, **left_open))
     hardware = target(recipe.target or "cpu")
     rule = recipe.activations.over(TensorRule(**hardware.activations))
-    found = closeup(path, tensor, rule, outliers, power_of_two=hardware.power_of_two)
+    chip = recipe.positions == "chip"
+    found = closeup(path, tensor, rule, outliers, power_of_two=hardware.power_of_two, chip=chip)
     for line in closeup_lines(found, screen.width, unicode=screen.unicode):
         screen.print(escape(line))
     screen.json(closeup_dict(found))

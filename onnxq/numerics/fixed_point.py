@@ -144,51 +144,91 @@ class Bins:
         return cls(centres=centres, mass=counts / counts.sum())
 
 
-def weight_curve(bins: Bins, bits: int) -> Array:
-    """Return the weight of every bin: 0 where a distribution peaks, 1 in its tails.
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """The weight of a value, ``y(c) = 1 − exp(−A·(c/B)²)``: 0 at zero, 1 in the tails.
 
-    ``y(c) = 1 − exp(−A·(c/B)²)``. The reach B is the smallest ``|c_i|`` within which half of the
-    mass lies; the sharpness is ``A = b·ρ``, ρ the share of the mass within the root mean square.
+    Attributes:
+        reach: B, in the tensor's units, positive.
+        sharpness: A, positive.
+    """
+
+    reach: float
+    sharpness: float
+
+    def __call__(self, values: Array) -> Array:
+        """Return y, float64, shape of ``values``."""
+        curve: Array = -np.expm1(-self.sharpness * (values / self.reach) ** 2)
+        return curve
+
+
+def weight_curve(bins: Bins, bits: int, exponent: float = 1.0) -> Curve:
+    """Return the curve that damps the mass around zero of a tensor.
+
+    The reach B is the smallest ``|c_i|`` within which half of the mass lies; the sharpness is
+    ``A = b^e·ρ``, ρ the share of the mass within the root mean square.
 
     Args:
         bins: The tensor.
         bits: Width b of the codes.
-
-    Returns:
-        float64, shape ``(BINS,)``; 1 everywhere where no weighted mass would be left.
+        exponent: e.
     """
     away = np.abs(bins.centres)
     near = (bins.mass[BINS // 2 - 1 :: -1] + bins.mass[BINS // 2 :]).cumsum()
     reach = away[BINS // 2 + int(np.argmax(near >= 0.5 - TIE))]
     scaled = away / reach
     rms = np.sqrt((bins.mass * scaled**2).sum())
-    sharpness = bits * bins.mass[scaled <= rms * (1 + TIE)].sum()
-    curve: Array = -np.expm1(-sharpness * scaled**2)
-    return curve if (curve * bins.mass).sum() > 0 else np.ones(BINS)
+    share = bins.mass[scaled <= rms * (1 + TIE)].sum()
+    return Curve(reach=float(reach), sharpness=float(bits**exponent * share))
 
 
-def divergence(bins: Bins, position: int, bits: int, curve: Array) -> float:
+def divergences(
+    bins: Bins, tried: Array, bits: int, curve: Curve | None, epsilon: float = EPSILON
+) -> Array:
+    """Return ``KL_p`` in nats of every position tried, float64.
+
+    Args:
+        bins: The tensor.
+        tried: Positions, shape ``(candidates,)``.
+        bits: Width of the codes.
+        curve: Weight of the bins; None, or one that leaves no mass, weighs them alike.
+        epsilon: Share of the mass that a bin beyond the clipping limit gets.
+    """
+    weights = np.ones(BINS) if curve is None else curve(bins.centres)
+    if not (weights * bins.mass).sum() > 0:
+        weights = np.ones(BINS)
+    return np.array([divergence(bins, int(p), bits, weights, epsilon) for p in tried])
+
+
+def best(found: Array) -> int:
+    """Return the index of the least divergence; ties go to the smaller one."""
+    return int(np.argmax(found <= found.min() + TIE))
+
+
+def divergence(
+    bins: Bins, position: int, bits: int, weights: Array, epsilon: float = EPSILON
+) -> float:
     """Return ``KL_p = Σ P' log(P'/Q')`` with ``P' ∝ y·P`` and ``Q' ∝ y·Q_p``.
 
     Q_p is P pushed through the quantizer, the mass of every code spread evenly over those of its
-    bins that are not empty. Bins beyond the clipping limit keep their mass in P and have
-    ``EPSILON`` in Q_p: folding them into the last code, the common shortcut, picks absurdly small
-    ranges.
+    bins that are not empty. Bins beyond the clipping limit keep their mass in P and have ε in
+    Q_p: folding them into the last code, the common shortcut, picks absurdly small ranges.
 
     Args:
         bins: The tensor.
         position: The position p.
         bits: Width of the codes.
-        curve: Weights y of the bins, shape ``(BINS,)``.
+        weights: Weights y of the bins, shape ``(BINS,)``.
+        epsilon: ε, a share of the mass.
     """
     half = 1 << (bits - 1)
     occupied = bins.mass > 0
-    mass, weight = bins.mass[occupied], curve[occupied]
+    mass, weight = bins.mass[occupied], weights[occupied]
     codes = np.rint(np.ldexp(bins.centres[occupied], position))
     inside = (codes >= -half) & (codes < half)
     _, level = np.unique(codes, return_inverse=True)
     spread = (np.bincount(level, mass) / np.bincount(level))[level]
-    p, q = weight * mass, weight * np.where(inside, spread, EPSILON)
+    p, q = weight * mass, weight * np.where(inside, spread, epsilon)
     p, q = p / p.sum(), q / q.sum()
     some = p > 0
     return max(float((p[some] * np.log(p[some] / q[some])).sum()), 0.0)

@@ -1,4 +1,4 @@
-"""Fold a per-channel scale and shift into the weights of the linear layer before it."""
+"""Fold a per-channel scale and shift into the weights of the linear layer beside it."""
 
 import numpy as np
 
@@ -29,6 +29,33 @@ def fold_affine(
     folded = weight.astype(np.float64) * factors.reshape(along)
     start = 0.0 if bias is None else bias.astype(np.float64)
     return folded.astype(weight.dtype), (start * factors + shift).astype(weight.dtype)
+
+
+def fold_affine_before(
+    weight: Array, bias: Array | None, scale: Array, shift: Array, axis: int, groups: int = 1
+) -> tuple[Array, Array]:
+    """Return weights and bias of one layer that equals ``layer(scale · x + shift)``.
+
+    ``W' = W · scale`` along the input channels and ``b' = b + Σ W · shift`` over input channels and
+    kernel, computed in float64 and returned in the weight's element type.
+
+    Args:
+        weight: Weights ``(O, C/groups, …)`` with ``axis`` 1, ``(C, O/groups, …)`` with 0.
+        bias: Shape ``(O,)``, or None for no bias.
+        scale: Shape ``(C,)``.
+        shift: Shape ``(C,)``.
+        axis: Axis of the input channels.
+        groups: How many groups of input channels have outputs of their own, one after the other.
+    """
+    split = weight.astype(np.float64).reshape(groups, -1, *weight.shape[1:])
+    split = split if axis == 1 else split.swapaxes(1, 2)  # (groups, O/groups, C/groups, …)
+    along = (groups, 1, split.shape[2], *[1] * (split.ndim - 3))
+    folded = split * scale.astype(np.float64).reshape(along)
+    added = split * shift.astype(np.float64).reshape(along)
+    sums = added.reshape(*split.shape[:2], -1).sum(axis=2).reshape(-1)
+    start = 0.0 if bias is None else bias.astype(np.float64)
+    folded = folded if axis == 1 else folded.swapaxes(1, 2)
+    return folded.reshape(weight.shape).astype(weight.dtype), (start + sums).astype(weight.dtype)
 
 
 def batchnorm_affine(

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from onnxq.errors import CalibrationError
-from onnxq.numerics.fixed_point import BINS, Bins
+from onnxq.numerics.fixed_point import Bins, divergences
 from onnxq.ranges.adaptive_kl import least_divergence
 from onnxq.types import Array, QuantSpec, Range, TensorStats
 
@@ -32,9 +30,9 @@ class PlainKl:
         """Return the range of the best position of every tile."""
         if not stats.histograms:
             raise CalibrationError("plain-kl needs a histogram; calibrate with histograms")
-        return least_divergence(stats, spec, flat)
+        return least_divergence(stats, spec, plain_divergences)
 
 
-def flat(bins: Bins, bits: int) -> Array:  # noqa: ARG001  it stands where a curve may
-    """Return a weight of 1 for every bin."""
-    return np.ones(BINS)
+def plain_divergences(bins: Bins, tried: Array, bits: int) -> Array:
+    """Return the divergence of every position tried, in nats, all bins weighted alike."""
+    return divergences(bins, tried, bits, None)

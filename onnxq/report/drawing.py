@@ -1,8 +1,10 @@
 """Histograms drawn with characters: counts on a logarithmic scale, and ranges below them."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from onnxq.numerics.moments import equal_bins
 from onnxq.report.values import compact
@@ -46,8 +48,9 @@ def drawn(
     ranges: Mapping[str, Ends],
     width: int,
     ink: Ink = BLOCKS,
+    shades: Mapping[str, Callable[[Array], Array]] | None = None,
 ) -> Iterator[str]:
-    """Yield a histogram and, below it, what each range covers.
+    """Yield a histogram and, below it, functions of the values, and what each range covers.
 
     Args:
         points: Values and counts, each ``(bins,)``.
@@ -55,14 +58,19 @@ def drawn(
         ranges: Name to interval; what lies beyond the picture is left out.
         width: Columns in all.
         ink: Characters to draw with.
+        shades: Name to a function of values that gives numbers from 0 to 1.
     """
+    shades = shades or {}
     if across[0] == across[1] or not points[0].size:
         yield "nothing to draw: there are no values but zero"
         return
-    columns = max(width - LABELS - 3 - max(map(len, ranges), default=0), NARROWEST)
+    names = max(map(len, (*ranges, *shades)), default=0)
+    columns = max(width - LABELS - 3 - names, NARROWEST)
     yield from _bars(equal_bins(points, *across, columns), ink)
     yield f"{0:>{LABELS - 1}} {ink.corner}{ink.line * columns}"
     yield f"{'':{LABELS}} {_scale(across, columns)}"
+    for name, shade in shades.items():
+        yield f"{'':{LABELS}} {_shaded(shade, across, columns, ink)}  {name}"
     for name, ends in ranges.items():
         yield f"{'':{LABELS}} {_span(ends, across, columns, ink)}  {name}"
 
@@ -85,6 +93,13 @@ def _scale(across: Ends, columns: int) -> str:
     zero = _column(0.0, across, columns)
     room = len(low) < zero < columns - len(high) - 1
     return f"{line[:zero]}0{line[zero + 1 :]}" if room else line
+
+
+def _shaded(shade: Callable[[Array], Array], across: Ends, columns: int, ink: Ink) -> str:
+    """Draw a function by how full a cell is, at the middle of its column."""
+    middles = across[0] + (np.arange(columns) + 0.5) / columns * (across[1] - across[0])
+    full = len(ink.levels) - 1
+    return "".join(ink.levels[round(full * value)] for value in shade(middles).tolist())
 
 
 def _span(ends: Ends, across: Ends, columns: int, ink: Ink) -> str:

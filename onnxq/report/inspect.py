@@ -8,6 +8,7 @@ from typing import Any
 from onnxq.graph.query import TensorType
 from onnxq.graph.summary import Summary
 from onnxq.inspection import Planned
+from onnxq.passes import PassReport
 from onnxq.types import QuantSpec
 
 LONGEST = 160  # characters of a metadata value
@@ -85,6 +86,9 @@ def summary_dict(found: Summary) -> dict[str, Any]:
 def plan_text(found: Planned) -> Iterator[str]:
     """Yield counts, then a line for every node and every quantized tensor."""
     yield from plan_lines(found)
+    for report in {report.name: report for report in found.passes}.values():  # its last run
+        for reason, count in Counter(reason for _, reason in report.skipped).most_common():
+            yield f"{report.name} left {count} as it is: {reason}"
     content = plan_dict(found)
     nodes = [
         (n["name"], n["op"], "integer" if n["quantized"] else "float", n["reason"])
@@ -151,9 +155,16 @@ def plan_dict(found: Planned) -> dict[str, Any]:
         "recipe": plan.recipe.to_dict(),
         "opset": {"float": found.opset[0], "quantized": found.opset[1]},
         "multiply_adds_quantized": found.covered,
+        "passes": [_pass_dict(report) for report in found.passes],
         "nodes": nodes,
         "tensors": tensors,
     }
+
+
+def _pass_dict(report: PassReport) -> dict[str, Any]:
+    """Return what a structural pass did as plain values."""
+    skipped = [{"node": label, "reason": reason} for label, reason in report.skipped]
+    return {"name": report.name, "changed": list(report.changed), "skipped": skipped}
 
 
 def _tensor(

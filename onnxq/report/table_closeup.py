@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from onnxq.numerics.fixed_point import ends_at
 from onnxq.numerics.moments import points_of
+from onnxq.ranges.positions import Positions
 from onnxq.report.drawing import ASCII, BLOCKS, drawn
 from onnxq.report.table_overview import seen_dict
 from onnxq.report.values import number
@@ -14,6 +16,7 @@ from onnxq.table_inspection import Choice, Closeup, Seen
 from onnxq.types import Array, QuantSpec, Range, TensorStats
 
 SHOWN = 6  # values of an end
+WEIGHT = "weight y"  # of adaptive-kl, below the histogram
 
 
 def closeup_lines(found: Closeup, width: int = 100, *, unicode: bool = True) -> Iterator[str]:
@@ -32,9 +35,12 @@ def closeup_lines(found: Closeup, width: int = 100, *, unicode: bool = True) -> 
     stats, ink = found.seen.stats, BLOCKS if unicode else ASCII
     ranges = {_name(choice): _interval(choice.range) for choice in found.choices}
     across = _interval(Range.containing_zero(stats.lo, stats.hi))
-    yield from drawn(points_of(stats), across, ranges, width, ink)
+    shades = {WEIGHT: found.positions.curve} if found.positions else {}
+    yield from drawn(points_of(stats), across, ranges, width, ink, shades)
     yield ""
     yield from _choices(found)
+    if found.positions:
+        yield from _positions(found.positions)
 
 
 def _name(choice: Choice) -> str:
@@ -121,6 +127,24 @@ def _choices(found: Closeup) -> Iterator[str]:
     yield "SQNR, clipped: of this tensor alone, from its histogram"
 
 
+def _positions(found: Positions) -> Iterator[str]:
+    """Yield the positions to choose among, a line each."""
+    bits = found.spec.dtype.bits
+    yield ""
+    yield f"positions for int{bits}, where scales are powers of two; KL in nats"
+    yield f"  {'position':>8}{'scale':>14}{'hi':>12}{'adaptive KL':>14}{'plain KL':>14}  chosen by"
+    for position, adaptive, plain in zip(found.tried, found.adaptive, found.plain, strict=True):
+        names = ", ".join(name for name, taken in found.chosen.items() if taken == position)
+        scale, high = np.ldexp(1.0, -position), ends_at(position, bits)[1]
+        yield (
+            f"  {position:>8}{scale:>14.6g}{high:>12.5g}{adaptive:>14.4g}{plain:>14.4g}  {names}"
+        ).rstrip()
+    yield (
+        f"adaptive KL is weighted by y = 1 - exp(-A (c/B)^2), A = {found.curve.sharpness:.4g}, "
+        f"B = {found.curve.reach:.4g}"
+    )
+
+
 def _kind(spec: QuantSpec) -> str:
     """Return element type and zero point in words."""
     return f"{spec.dtype.name} {'symmetric' if spec.symmetric else 'affine'}"
@@ -153,6 +177,30 @@ def closeup_dict(found: Closeup) -> dict[str, Any]:
         "ranges": [_choice_dict(choice) for choice in found.choices],
         "refused": dict(found.refused),
         "histogram": {"values": values.tolist(), "counts": counts.tolist()},
+        "positions": _positions_dict(found.positions, values) if found.positions else None,
+    }
+
+
+def _positions_dict(found: Positions, values: Array) -> dict[str, Any]:
+    """Return the positions to choose among as plain values, with the weight of every bin."""
+    bits = found.spec.dtype.bits
+    rows = zip(found.tried, found.adaptive, found.plain, strict=True)
+    return {
+        "bits": bits,
+        "curve": {"sharpness": found.curve.sharpness, "reach": found.curve.reach},
+        "weights": found.curve(values).tolist(),
+        "candidates": [
+            {
+                "position": int(position),
+                "scale": float(np.ldexp(1.0, -position)),
+                "lo": float(ends_at(position, bits)[0]),
+                "hi": float(ends_at(position, bits)[1]),
+                "adaptive_kl": float(adaptive),
+                "plain_kl": float(plain),
+            }
+            for position, adaptive, plain in rows
+        ],
+        "chosen": dict(found.chosen),
     }
 
 

@@ -33,6 +33,30 @@ NORMS = """net (float[N, 3, 8, 8] x) => (float[N, 5] y, float[N, 4, 6, 6] d) {
     j = Gemm(i, u)
     y = BatchNormalization(j, gg, gb, gm, gv)
 }"""
+NORMS_FIRST = """net (float[N, 4, 8, 8] x) => (float[N, 5] y, float[N, 4, 8, 8] n) {
+    n = BatchNormalization(x, g, b, m, v)
+    a = Sigmoid(n)
+    z = BatchNormalization(a, g, b, m, v)
+    o = BatchNormalization(z, g, b, m, v)
+    c = Conv<group = 2>(o, k, b)
+    r = Relu(c)
+    p = BatchNormalization(r, g, b, m, v)
+    t = ConvTranspose(p, s)
+    f = Tanh(t)
+    q = BatchNormalization(f, g, b, m, v)
+    e = Conv<pads = [1, 1, 1, 1]>(q, w)
+    h = GlobalAveragePool(e)
+    i = Flatten(h)
+    l = Relu(i)
+    j = BatchNormalization(l, g, b, m, v)
+    y = Gemm(j, u)
+}"""
+SHARED = """net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y, float[N, 4, 6, 6] z) {
+    c = Conv(x, w)
+    y = BatchNormalization(c, g, b, m, v)
+    d = Conv(x, w)
+    z = BatchNormalization(d, b, g, m, v)
+}"""
 REFUSALS = """net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y, float[2] k) {
     k = Constant<value = float[2] {1.0, 2.0}>()
     c = Conv(x, w)
@@ -122,6 +146,11 @@ MODELS = {
     "normalizations": build(
         NORMS, CONV | {"k": (4, 2, 3, 3), "u": (4, 5)} | batchnorm(5, seed=1, prefix="g")
     ),
+    "normalizations first": build(
+        NORMS_FIRST,
+        {"k": (4, 2, 3, 3), "s": (4, 4, 1, 1), "w": (4, 4, 3, 3), "u": (4, 5), **batchnorm(4)},
+    ),
+    "shared weights": build(SHARED, CONV),
     "refusals": build(REFUSALS, CONV),
     "computed constants": build(COMPUTED),
     "padding": build(PADDED, {"w": (4, 3, 3, 3)}),

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from onnxq import testing
 from onnxq.errors import CalibrationError
 from onnxq.numerics.observe import observe
 from onnxq.ranges import RANGES
@@ -15,6 +14,7 @@ from onnxq.ranges.mse import Mse
 from onnxq.ranges.outlier_var import OutlierVar
 from onnxq.ranges.percentile import Percentile
 from onnxq.registry import find, known
+from onnxq.testing import ranges as testing
 from onnxq.types import IntType, QuantSpec, Range, RangeAlgorithm, TensorStats
 
 REGISTERED = [find("ranges", name, RANGES)() for name in sorted(known("ranges", RANGES))]

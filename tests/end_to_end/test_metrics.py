@@ -147,7 +147,13 @@ def test_a_metric_of_ones_own(tmp_path: Path) -> None:
         (5, "fashion_resnet", ("cosine", "--metric-option", "weight=1"), "unknown option"),
         (5, "fashion_resnet", ("classification", "--metric-option", "k=0"), "at least 1"),
         (2, "fashion_resnet", ("cosine", "--metric-option", "output"), "KEY=VALUE"),
-        (4, "fashion_resnet", ("cosine", "--labels", "folders"), "labels"),
+        (
+            4,
+            "fashion_resnet",
+            ("cosine", "--labels", "folders"),
+            "--labels is for images; reader 'npz' takes the arrays of the data",
+        ),
+        (4, "fashion_resnet", ("cosine", "-D", "preset=x"), "reader 'npz' has no option 'preset'"),
     ],
 )
 def test_bad_input(code: int, name: str, flags: tuple[str, ...], message: str) -> None:

@@ -106,6 +106,21 @@ channels (float[N, 3, 8, 8] x) => (float[N, 5] y)
     y = MatMul(h, u)
 }
 """
+NORMS = """
+norms (float[N, 4, 8, 8] image) => (float[N, 5] scores)
+{
+    n1 = BatchNormalization(image, g, b, m, v)
+    c1 = Conv<group = 2>(n1, w1, b1)
+    r1 = Relu(c1)
+    n2 = BatchNormalization(r1, g, b, m, v)
+    c2 = Conv<pads = [1, 1, 1, 1]>(n2, w2)
+    c3 = Conv(c2, w2)
+    n3 = BatchNormalization(c3, g, b, m, v)
+    mean = GlobalAveragePool(n3)
+    flat = Flatten(mean)
+    scores = Gemm<transB = 1>(flat, w3, b3)
+}
+"""
 CASES: dict[str, tuple[Callable[[], onnx.ModelProto], Recipe]] = {
     "residual": (lambda: build(RESIDUAL, RESIDUAL_WEIGHTS), Recipe()),
     "residual_per_tensor_opset_10": (
@@ -119,6 +134,20 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], Recipe]] = {
     "branches": (
         lambda: build(BRANCHES, {"w": (4, 3, 3, 3), "b": (4,), "depth": (8, 1, 1, 1)}),
         Recipe(),
+    ),
+    "norms_fixed_point": (
+        lambda: build(
+            NORMS,
+            {
+                "w1": (4, 2, 3, 3),
+                "b1": (4,),
+                "w2": (4, 4, 3, 3),
+                "w3": (5, 4),
+                "b3": (5,),
+                **batchnorm(4),
+            },
+        ),
+        Recipe(target="fixed-point"),
     ),
     "attention": (
         lambda: build(ATTENTION, {"wq": (8, 8), "wk": (8, 8), "half": np.array(0.5, np.float32)}),

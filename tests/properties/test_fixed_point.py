@@ -15,7 +15,7 @@ from onnxq.numerics.fixed_point import (
     Bins,
     beyond,
     candidates,
-    divergence,
+    divergences,
     ends_at,
     finest,
     position_of,
@@ -25,7 +25,7 @@ from onnxq.numerics.fixed_point import (
 from onnxq.ranges.adaptive_kl import AdaptiveKl
 from onnxq.ranges.minmax import MinMax
 from onnxq.ranges.mse import Mse
-from onnxq.ranges.plain_kl import PlainKl, flat
+from onnxq.ranges.plain_kl import PlainKl
 from onnxq.testing import statistics
 from onnxq.types import Array, IntType, QuantSpec, Range, RangeAlgorithm
 from tests import oracles
@@ -131,23 +131,41 @@ def test_divergences_are_those_of_the_definition(values: Array, bits: int) -> No
     counts, _ = np.histogram(values[values != 0], BINS, (-reach, reach))
     assert bins.mass.sum() == pytest.approx(1)
     assert np.abs(bins.mass * np.count_nonzero(values) - counts).sum() <= 4  # at edges
-    for curve, sharp in ((weight_curve(bins, bits), True), (flat(bins, bits), False)):
-        slow = oracles.weight_curve(bins.centres, bins.mass, bits) if sharp else [1.0] * BINS
-        for p in candidates(-reach, reach, spec_of(bits)):
-            found = divergence(bins, int(p), bits, curve)
+    tried = candidates(-reach, reach, spec_of(bits))
+    for curve in (weight_curve(bins, bits), None):
+        slow = oracles.weight_curve(bins.centres, bins.mass, bits) if curve else [1.0] * BINS
+        found = divergences(bins, tried, bits, curve)
+        for p, each in zip(tried, found, strict=True):
             wanted = oracles.position_divergence(bins.centres, bins.mass, int(p), bits, slow)
-            assert found >= 0
-            assert found == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+            assert each >= 0
+            assert each == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
 def test_the_curve_damps_what_is_near_zero() -> None:
     values = np.random.default_rng(0).laplace(size=100_000).astype(np.float32)
     stats = statistics(values, keep=1000)
     bins = Bins.of(stats.histograms[0], float(np.abs(values).max()), stats.ends[0])
-    curve = weight_curve(bins, 8)
+    curve = weight_curve(bins, 8)(bins.centres)
     assert curve[BINS // 2] < 0.01
     assert curve[0] == pytest.approx(1)
     assert (np.diff(curve[BINS // 2 :]) >= 0).all()
+
+
+def test_options_of_adaptive_kl_reach_the_curve_and_the_divergence() -> None:
+    values = np.random.default_rng(0).laplace(size=100_000).astype(np.float32)
+    stats = statistics(values, keep=1000)
+    bins = Bins.of(stats.histograms[0], float(np.abs(values).max()), stats.ends[0])
+    curves = [weight_curve(bins, 8, e) for e in (1.0, 0.0, -1.0)]
+    assert curves[0].sharpness == pytest.approx(8 * curves[1].sharpness)
+    assert curves[2].sharpness == pytest.approx(curves[1].sharpness / 8)
+    tried = candidates(-float(np.abs(values).max()), 0.0, spec_of(8))
+    for e, curve in zip((1.0, 0.0, -1.0), curves, strict=True):
+        found = AdaptiveKl(sharpness=e, epsilon=1e-6).divergences(bins, tried, 8)
+        assert (found == divergences(bins, tried, 8, curve, 1e-6)).all()
+        assert (found < AdaptiveKl(sharpness=e).divergences(bins, tried, 8)).any()
+    for bad in ({"epsilon": 0.0}, {"epsilon": 2.0}, {"sharpness": 9.0}, {"sharpness": np.nan}):
+        with pytest.raises(ValueError, match="adaptive-kl needs"):
+            AdaptiveKl(**bad)
 
 
 def test_heavy_tails_are_clipped_less_than_by_plain_divergence() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnxq.numerics.fold import batchnorm_affine, fold_affine
+from onnxq.numerics.fold import batchnorm_affine, fold_affine, fold_affine_before
 
 
 def test_conv_weights_scale_along_the_first_axis() -> None:
@@ -17,6 +17,14 @@ def test_conv_weights_scale_along_the_first_axis() -> None:
 def test_no_bias_is_a_bias_of_zero() -> None:
     _, bias = fold_affine(np.ones((2, 3), np.float32), None, np.ones(3), np.arange(3.0), 1)
     assert bias.tolist() == [0, 1, 2]
+
+
+def test_in_front_of_a_depthwise_conv_every_filter_has_its_channel() -> None:
+    weight = np.ones((4, 1, 1, 2), np.float32)
+    scale, shift = np.array([2.0, -3.0]), np.array([1.0, 0.5])
+    folded, bias = fold_affine_before(weight, None, scale, shift, 1, groups=2)
+    assert folded[:, 0, 0, 0].tolist() == [2, 2, -3, -3]
+    assert bias.tolist() == [2, 2, 1, 1]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

@@ -10,7 +10,7 @@ from onnxq.graph.summary import Summary, summarize
 from onnxq.inspection import planned, summary
 from onnxq.recipe import NodeRule, Recipe, TensorRule
 from onnxq.report.inspect import plan_dict, plan_text, summary_dict, summary_lines
-from tests.graphs import build
+from tests.graphs import batchnorm, build
 
 NET = """
 g (float[N, 4, 8, 8] x, float[N, 3, ?] z) => (float[N, 10] y, float[N, 3, 5] v)
@@ -161,3 +161,15 @@ def test_planning_leaves_the_file_as_it_is(tmp_path: Path) -> None:
     before = path.read_bytes()
     planned(path, Recipe())
     assert path.read_bytes() == before
+
+
+def test_what_a_pass_refuses_is_told(tmp_path: Path) -> None:
+    text = """g (float[N, 32, 8, 8] x) => (float[N, 32, 6, 6] y)
+    { n = BatchNormalization(x, g, b, m, v) a = Abs(n) y = Conv(a, w) }"""
+    onnx.save(build(text, {"w": (32, 32, 3, 3), **batchnorm(32)}), tmp_path / "m.onnx")
+    found = planned(tmp_path / "m.onnx", Recipe())
+    reason = "no Conv, ConvTranspose or Gemm comes before it or reads it"
+    assert f"fold_batchnorm left 1 as it is: {reason}" in list(plan_text(found))
+    (entry,) = (e for e in plan_dict(found)["passes"] if e["name"] == "fold_batchnorm")
+    assert entry["changed"] == []
+    assert entry["skipped"] == [{"node": "BatchNormalization(n)", "reason": reason}]

@@ -141,20 +141,6 @@ def test_a_chain_of_layers() -> None:
     assert_same_function(proto, result)
 
 
-def test_shared_weights_are_copied() -> None:
-    proto = build(
-        f"""net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y, float[N, 4, 6, 6] z)
-        {{ c = Conv(x, w, bias) {BN} z = Conv(x, w, bias) }}""",
-        {"w": (4, 3, 3, 3), "bias": (4,), **batchnorm(4)},
-    )
-    before = initializers(proto)
-    _, result = folded(proto)
-    plain = next(node for node in result.graph.node if node.output[0] == "z")
-    assert list(plain.input) == ["x", "w", "bias"]
-    np.testing.assert_array_equal(initializers(result)["w"], before["w"])
-    assert_same_function(proto, result)
-
-
 def test_names_that_are_taken_are_avoided() -> None:
     proto = build(
         f"net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y) {{ c = Conv(x, w) {BN} }}",
@@ -199,7 +185,192 @@ def test_sparse_weights_are_folded() -> None:
     assert_same_function(proto, result)
 
 
+# --- folded into the layer behind
+
+BEHIND = {
+    "conv": ("y = Conv(n, w)", (5, 4, 3, 3)),
+    "conv with bias": ("y = Conv(n, w, bias)", (5, 4, 3, 3)),
+    "grouped conv": ("y = Conv<group = 2>(n, w6, bias6)", (5, 4, 3, 3)),
+    "depthwise conv": ("y = Conv<group = 4>(n, w8)", (5, 4, 3, 3)),
+    "strided, dilated conv": (
+        "y = Conv<strides = [2, 1], dilations = [1, 2], pads = [0, 0, 0, 0]>(n, w, bias)",
+        (5, 4, 3, 3),
+    ),
+    "conv, valid": ('y = Conv<auto_pad = "VALID">(n, w)', (5, 4, 3, 3)),
+    "conv transpose that mixes channels": ("y = ConvTranspose(n, w, bias)", (4, 5, 1, 1)),
+    "grouped conv transpose that mixes channels": (
+        "y = ConvTranspose<group = 2>(n, w, bias6)",
+        (4, 3, 1, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("layer", BEHIND)
+def test_folding_into_the_layer_behind_keeps_the_function(layer: str) -> None:
+    body, shape = BEHIND[layer]
+    proto = build(
+        f"""net (float[N, 4, 8, 8] x) => (float[N, o, h, k] y)
+        {{ a = Abs(x) n = BatchNormalization<epsilon = 0.01>(a, g, b, m, v) {body} }}""",
+        {
+            "w": shape,
+            "w6": (6, 2, 3, 3),
+            "w8": (8, 1, 3, 3),
+            "bias": (5,),
+            "bias6": (6,),
+            **batchnorm(4),
+        },
+    )
+    report, result = folded(proto)
+    assert report == PassReport(name="fold_batchnorm", changed=("BatchNormalization(n)",))
+    assert ops(result) == ["Abs", proto.graph.node[-1].op_type]
+    assert_same_function(proto, result)
+
+
+@pytest.mark.parametrize("layer", ["Gemm(n, w)", "Gemm(n, w, bias)", "Gemm<transB = 1>(n, wt)"])
+def test_a_gemm_behind(layer: str) -> None:
+    text = f"""net (float[N, 4] x) => (float[N, 5] y)
+    {{ n = BatchNormalization(x, g, b, m, v) y = {layer} }}"""
+    proto = build(text, {"w": (4, 5), "wt": (5, 4), "bias": (5,), **batchnorm(4)})
+    report, result = folded(proto)
+    assert report.modified
+    assert ops(result) == ["Gemm"]
+    assert_same_function(proto, result)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        ("Conv<pads = [1, 1, 1, 1]>(n, w)", (5, 4, 3, 3)),
+        ('Conv<auto_pad = "SAME_UPPER">(n, w)', (5, 4, 3, 3)),
+        ("ConvTranspose<strides = [2, 2]>(n, w)", (4, 5, 3, 3)),
+        ("ConvTranspose<group = 2>(n, w)", (4, 3, 3, 3)),
+    ],
+)
+def test_without_a_shift_padding_does_no_harm(layer: str, shape: tuple[int, ...]) -> None:
+    text = f"""net (float[N, 4, 8, 8] x) => (float[N, o, h, k] y)
+    {{ n = BatchNormalization(x, g, zero, zero, v) y = {layer} }}"""
+    proto = build(text, {"w": shape, "zero": np.zeros(4, np.float32), **batchnorm(4)})
+    report, result = folded(proto)
+    assert report.modified
+    assert_same_function(proto, result)
+
+
+def test_the_layer_before_is_taken_first() -> None:
+    text = f"""net (float[N, 3, 8, 8] x) => (float[N, 5, 4, 4] z)
+    {{ c = Conv(x, w) {BN} z = Conv(y, k) }}"""
+    proto = build(text, {"w": (4, 3, 3, 3), "k": (5, 4, 3, 3), **batchnorm(4)})
+    _, result = folded(proto)
+    assert result.graph.node[1] == proto.graph.node[2]
+    assert_same_function(proto, result)
+
+
+def test_the_layer_behind_is_taken_where_the_one_before_refuses() -> None:
+    text = f"""net (float[N, 3, 8, 8] x) => (float[N, 5, 4, 4] z, float[N, 4, 6, 6] c)
+    {{ c = Conv(x, w) {BN} z = Conv(y, k) }}"""
+    proto = build(text, {"w": (4, 3, 3, 3), "k": (5, 4, 3, 3), **batchnorm(4)})
+    report, result = folded(proto)
+    assert report.modified
+    assert not report.skipped
+    assert result.graph.node[0] == proto.graph.node[0]
+    assert_same_function(proto, result)
+
+
+def test_two_in_a_row_go_to_either_side() -> None:
+    text = f"""net (float[N, 3, 8, 8] x) => (float[N, 5, 4, 4] z)
+    {{ c = Conv(x, w) {BN} n = BatchNormalization(y, hg, hb, hm, hv) z = Conv(n, k) }}"""
+    weights = {"w": (4, 3, 3, 3), "k": (5, 4, 3, 3), **batchnorm(4), **batchnorm(4, 1, "h")}
+    proto = build(text, weights)
+    report, result = folded(proto)
+    assert len(report.changed) == 2
+    assert ops(result) == ["Conv", "Conv"]
+    assert_same_function(proto, result)
+
+
 # --- refused
+
+
+@pytest.mark.parametrize("other", ["z = Conv(x, w, bias)", "z = Conv(x, w)"])
+def test_refused_when_another_layer_has_the_same_weights(other: str) -> None:
+    text = f"""net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y, float[N, 4, 6, 6] z)
+    {{ c = Conv(x, w, bias) {BN} {other} }}"""
+    proto = build(text, {"w": (4, 3, 3, 3), "bias": (4,), **batchnorm(4)})
+    refused(proto, "another layer has the same weights")
+
+
+def test_refused_when_a_subgraph_has_the_same_weights() -> None:
+    text = f"""net (float[N, 3, 8, 8] x, bool t) => (float[N, 4, 6, 6] y, float[N, 4, 6, 6] z) {{
+        c = Conv(x, w)
+        {BN}
+        z = If(t) <
+            then_branch = yes () => (float[N, 4, 6, 6] p) {{ p = Conv(x, w) }},
+            else_branch = no () => (float[N, 4, 6, 6] q) {{ q = Neg(y) }}
+        >
+    }}"""
+    proto = build(text, {"w": (4, 3, 3, 3), **batchnorm(4)})
+    refused(proto, "another layer has the same weights")
+
+
+def test_a_shared_bias_is_no_hindrance() -> None:
+    text = f"""net (float[N, 3, 8, 8] x) => (float[N, 4, 6, 6] y, float[N, 4, 6, 6] z)
+    {{ c = Conv(x, w, bias) {BN} z = Conv(x, k, bias) }}"""
+    proto = build(text, {"w": (4, 3, 3, 3), "k": (4, 3, 3, 3), "bias": (4,), **batchnorm(4)})
+    report, result = folded(proto)
+    assert report.modified
+    plain = next(node for node in result.graph.node if node.output[0] == "z")
+    assert list(plain.input) == ["x", "k", "bias"]
+    assert_same_function(proto, result)
+
+
+REFUSED_BEHIND = {
+    "Conv<pads = [1, 1, 1, 1]>(n, w)": ((5, 4, 3, 3), "every output position alike"),
+    'Conv<auto_pad = "SAME_LOWER">(n, w)': ((5, 4, 3, 3), "every output position alike"),
+    "ConvTranspose(n, w)": ((4, 5, 3, 3), "every output position alike"),
+    "ConvTranspose<strides = [2, 2]>(n, w)": ((4, 5, 1, 1), "every output position alike"),
+    "ConvTranspose<output_padding = [1, 1], strides = [2, 2]>(n, w)": (
+        (4, 5, 1, 1),
+        "every output position alike",
+    ),
+    "Conv(n, abs)": ((5, 4, 3, 3), "not constant"),
+    "Conv(w, n)": ((5, 4, 3, 3), "not constant"),
+}
+
+
+@pytest.mark.parametrize("layer", REFUSED_BEHIND)
+def test_refused_in_front_of_a_layer(layer: str) -> None:
+    shape, reason = REFUSED_BEHIND[layer]
+    text = f"""net (float[2, 4, 3, 3] x) => (float[s, o, h, k] y)
+    {{ abs = Abs(raw) n = BatchNormalization(x, g, b, m, v) y = {layer} }}"""
+    refused(build(text, {"w": shape, "raw": shape, **batchnorm(4)}), reason)
+
+
+def test_refused_in_front_of_a_gemm_that_transposes() -> None:
+    text = """net (float[4, 4] x) => (float[4, 5] y)
+    { n = BatchNormalization(x, g, b, m, v) y = Gemm<transA = 1>(n, w) }"""
+    refused(build(text, {"w": (4, 5), **batchnorm(4)}), "transposes its input")
+
+
+def test_refused_when_not_only_the_layer_behind_reads_it() -> None:
+    text = """net (float[N, 4, 8, 8] x) => (float[N, 5, 6, 6] y, float[N, 4, 8, 8] z)
+    { n = BatchNormalization(x, g, b, m, v) y = Conv(n, w) z = Neg(n) }"""
+    refused(build(text, {"w": (5, 4, 3, 3), **batchnorm(4)}), "not only the layer behind it")
+
+
+def test_refused_when_the_layer_behind_is_in_a_subgraph() -> None:
+    text = """net (float[N, 4, 8, 8] x, bool t) => (float[N, 4, 8, 8] z) {
+        n = BatchNormalization(x, g, b, m, v)
+        z = If(t) <
+            then_branch = yes () => (float[N, 4, 8, 8] p) { p = Conv(n, w) },
+            else_branch = no () => (float[N, 4, 8, 8] q) { q = Identity(x) }
+        >
+    }"""
+    refused(build(text, {"w": (4, 4, 1, 1), **batchnorm(4)}), "in a subgraph")
+
+
+def test_both_reasons_are_told() -> None:
+    text = f"""net (float[N, 3, 8, 8] x) => (float[N, 5, 6, 6] z, float[N, 4, 6, 6] c)
+    {{ c = Conv(x, w) {BN} z = Conv<pads = [1, 1, 1, 1]>(y, k) }}"""
+    proto = build(text, {"w": (4, 3, 3, 3), "k": (5, 4, 3, 3), **batchnorm(4)})
+    refused(proto, "other readers; what it adds does not reach every output position alike")
 
 
 def test_refused_when_the_middle_has_another_reader() -> None:

@@ -164,7 +164,72 @@ def test_a_long_list_of_names_is_cut() -> None:
     assert str(error).endswith(f"t{LISTED - 1:02} and 5 more")
 
 
+# --- positions
+
+
+def test_positions_are_those_the_algorithms_take(tmp_path: Path) -> None:
+    rule = replace(UINT8, dtype="int6", symmetric=True)
+    found = closeup(saved(tmp_path), "outliers", rule, power_of_two=True)
+    assert found.positions is not None
+    scales = {c.spec.range.name: c.params.scale.item() for c in found.choices}
+    chosen = found.positions.chosen
+    assert list(chosen) == ["adaptive-kl", "plain-kl", "mse", "minmax"]
+    assert {name: 2.0**-position for name, position in chosen.items()} == {
+        name: scales[name] for name in chosen
+    }
+    assert chosen["minmax"] == found.positions.tried[0]
+    for name, each in (
+        ("adaptive-kl", found.positions.adaptive),
+        ("plain-kl", found.positions.plain),
+    ):
+        assert found.positions.tried[each.argmin()] == chosen[name]
+    lines = list(closeup_lines(found))
+    rows = [line.split() for line in lines[lines.index(next(x for x in lines if "nats" in x)) :]]
+    for name, position in chosen.items():
+        (row,) = (row for row in rows if row[:1] == [str(position)])
+        assert name in " ".join(row)
+    plain = closeup_dict(found)["positions"]
+    json.dumps(plain, allow_nan=False)
+    assert plain["bits"] == 6
+    assert len(plain["candidates"]) == 6
+    assert len(plain["weights"]) == len(closeup_dict(found)["histogram"]["values"])
+
+
+def test_positions_follow_width_chip_and_options(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    options = {"sharpness": "0", "epsilon": "1e-6"}
+    rule = replace(UINT8, range="adaptive-kl", range_options=options)
+    usual, other = closeup(path, "outliers", UINT8), closeup(path, "outliers", rule, chip=True)
+    assert usual.positions is not None
+    assert other.positions is not None
+    assert usual.positions.curve.sharpness == pytest.approx(8 * other.positions.curve.sharpness)
+    assert usual.positions.tried.tolist() == list(range(1, 9))
+    assert other.positions.tried.tolist() == list(range(1, 8))
+    assert (usual.positions.plain[:7] == other.positions.plain).all()
+
+
+@pytest.mark.parametrize("name", ["zero", "nothing", "wide"])
+def test_without_candidates_there_are_no_positions(name: str, tmp_path: Path) -> None:
+    path = saved(
+        tmp_path, nothing=observe(np.zeros(0, np.float32)), wide=observe(NORMAL, histogram=False)
+    )
+    found = closeup(path, name, UINT8)
+    assert found.positions is None
+    assert closeup_dict(found)["positions"] is None
+    assert not any("positions" in line for line in closeup_lines(found))
+
+
 # --- drawing
+
+
+def test_a_shade_is_drawn_in_eighths_over_the_columns_of_the_picture() -> None:
+    points = np.array([-1.0, 1.0]), np.array([5, 5])
+    shades = {"up": lambda values: (values + 1) / 2}
+    lines = list(drawn(points, (-1.0, 1.0), {"all": (-1.0, 1.0)}, 33, shades=shades))
+    shade = lines[-2]
+    assert shade.endswith("  up")
+    assert shade[8:-4] == " ▁▁▁▂▂▃▃▃▄▄▅▅▅▆▆▇▇▇█"
+    assert len(shade[8:-4]) == lines[-1][8:].index("┤") + 1
 
 
 def test_a_picture_keeps_its_width_and_marks_ranges() -> None:

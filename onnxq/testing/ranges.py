@@ -1,15 +1,4 @@
-"""Conformance suites: what every algorithm must hold, ours and those of plug-ins.
-
-Plain functions that raise AssertionError; run them from any test runner::
-
-    import pytest
-    from onnxq.testing import RANGE_CHECKS, RangeCase, range_cases
-
-    @pytest.mark.parametrize("case", range_cases(), ids=str)
-    @pytest.mark.parametrize("check", RANGE_CHECKS)
-    def test_conformance(check, case):
-        check(MyRange(), case)
-"""
+"""What every range algorithm must hold."""
 
 from collections.abc import Callable
 from copy import deepcopy
