@@ -21,7 +21,7 @@ def build(ingredients: Ingredients, target: Path) -> None:
 
     Args:
         ingredients: ``cifar`` holds ``calib`` and ``test``, uint8 ``(N, 3, 32, 32)``, and
-            ``test_label``.
+            ``test_label``; also ``calib_label`` for tuning on them.
         target: Where the files go.
 
     Raises:
@@ -31,7 +31,8 @@ def build(ingredients: Ingredients, target: Path) -> None:
         raise MissingError("needs --cifar NPZ and --cifar-model ONNX")
     shutil.copyfile(ingredients.cifar_model, target / "model.onnx")
     with np.load(ingredients.cifar) as file:
-        np.savez(target / "calib.npz", image=_normalized(file["calib"]))
+        labels = {"label": file["calib_label"]} if "calib_label" in file.files else {}
+        np.savez(target / "calib.npz", image=_normalized(file["calib"]), **labels)
         np.savez(target / "eval.npz", image=_normalized(file["test"]), label=file["test_label"])
 
 
