@@ -67,7 +67,7 @@ class Case:
     metric: str
     bits: int
     samples: int
-    batch: int = 16
+    batch: int = 32
 
     @property
     def model(self) -> Path:
@@ -216,8 +216,11 @@ def run(case: Case, kind: str) -> list[Found]:
         print(json.dumps(asdict(lines[-1])), file=sys.stderr)
 
     line("start", 0, 0.0, start)
-    ways = {"tune": Tuning(metric=what), "tune, 3 sweeps": Tuning(metric=what, sweeps=3)}
-    ways["tune --exact"] = Tuning(metric=what, drop=False)
+    ways = {
+        "tune": Tuning(metric=what),
+        "tune --exact": Tuning(metric=what, drop=False),
+        "tune --min-gain 0 --sweeps 3": Tuning(metric=what, min_gain=0.0, sweeps=SWEEPS),
+    }
     with TemporaryDirectory() as folder:
         for name, way in ways.items():
             path = Path(folder) / "t.onnx"

@@ -40,7 +40,7 @@ def tune(
     reader: options.ReaderName = None,
     data_option: options.DataOptions = None,
     samples: options.Samples = None,
-    batch_size: options.BatchSize = 16,
+    batch_size: options.BatchSize = 32,
     import_path: options.ImportPath = None,
     metric: options.MetricName = None,
     metric_option: options.MetricOptions = None,

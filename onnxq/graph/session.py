@@ -144,10 +144,11 @@ def _source(
     if isinstance(model, Path):
         yield str(model)
         return
-    with _exposed(model, expose), TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+    with _exposed(model, expose):
         if model.ByteSize() < IN_MEMORY:
             yield model.SerializeToString()
-        else:
+            return
+        with TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
             path = Path(temporary) / "model.onnx"
             write_parted(model, folder, path)
             yield str(path)

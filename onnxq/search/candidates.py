@@ -17,7 +17,7 @@ from onnxq.numerics.affine import params_of
 from onnxq.numerics.fixed_point import (
     Bins,
     candidates,
-    divergence,
+    divergences,
     finest,
     positions,
     weight_curve,
@@ -206,8 +206,8 @@ class _Choosing:
         def cost(choice: int) -> float:
             """Return the divergence of one position."""
             bins = Bins.of(histograms[0], reach, ends)
-            position: Any = choices[choice].position
-            return divergence(bins, position, bits, weight_curve(bins, bits))
+            tried = np.array([choices[choice].position])
+            return float(divergences(bins, tried, bits, weight_curve(bins, bits))[0])
 
         return cost
 

@@ -16,6 +16,8 @@ from onnxq.metrics.judge import scored, tensors
 from onnxq.metrics.similarity import Similarity
 from onnxq.types import Array
 
+FIRST = 8  # samples in the first batches
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exam:
@@ -72,30 +74,47 @@ def examined(reference: Session, batches: Sequence[Batch], metric: Metric) -> Ex
 
 
 def shuffled(batches: Sequence[Batch], seed: int) -> list[Batch]:
-    """Return the same samples in random order, in batches of the same size."""
+    """Return the same samples in random order, in batches of at most the same size."""
     rows = list(_rows(batches))
     order = np.random.default_rng(seed).permutation(len(rows))
     return _stacked([rows[i] for i in order], batches)
 
 
-def easy_last(exam: Exam, evidence: Sequence[Sequence[Any]]) -> Sequence[Batch]:
-    """Return the samples that leave nothing to gain behind all others, else in their order.
+def easy_last(exam: Exam, answers: Sequence[Mapping[str, Any]]) -> Sequence[Batch]:
+    """Return the samples that leave something to gain first, in their order, then the others.
 
-    Where that is not known, or all are alike, those are the batches as they are.
+    Of the others those come first that may be lost soonest: their two highest scores are nearest,
+    if the first output is ``(samples, classes)`` scores. Where it is not known what can be gained,
+    or all samples are alike, the batches stay as they are.
 
     Args:
         exam: The samples.
-        evidence: What the metric found in answers to each batch.
+        answers: A model's outputs of each batch.
     """
     best = getattr(exam.metric, "best", None)
     rows = list(_rows(exam.batches))
-    items = [item for found in evidence for item in found]
+    found = [exam.evidence(number, outputs) for number, outputs in enumerate(answers)]
+    items = [item for part in found for item in part]
     if best is None or not by_sample(items) or len(items) != len(rows):
         return exam.batches
-    order = np.argsort([item >= best for item in items], kind="stable")
+    easy = np.array([item >= best for item in items])
+    margins = np.concatenate([_margins(outputs) for outputs in answers])
+    if not easy.any() or margins.size != easy.size:
+        margins = np.zeros(easy.size)
+    order = np.lexsort((np.where(easy, margins, 0.0), easy))
     if np.array_equal(order, np.arange(len(rows))):
         return exam.batches
     return _stacked([rows[i] for i in order], exam.batches)
+
+
+def _margins(outputs: Mapping[str, Any]) -> Array:
+    """Return by how much the highest score exceeds the next, one a sample; none for others."""
+    scores = next(iter(outputs.values()))
+    if not isinstance(scores, np.ndarray) or scores.ndim != 2 or scores.shape[1] < 2:
+        return np.zeros(0)
+    highest = np.partition(scores, -2, axis=1)[:, -2:]
+    margins: Array = (highest[:, 1] - highest[:, 0]).astype(np.float64)
+    return margins
 
 
 def _rows(batches: Sequence[Batch]) -> Iterator[Batch]:
@@ -110,20 +129,22 @@ def _rows(batches: Sequence[Batch]) -> Iterator[Batch]:
 
 
 def _stacked(rows: Sequence[Batch], like: Sequence[Batch]) -> list[Batch]:
-    """Put samples together to batches of the size others have."""
-    size = max(batch.samples for batch in like)
-    if size == 1 or not all(row.splittable for row in rows):
+    """Put samples together to batches, small ones first: they may be all that is needed.
+
+    Two of `FIRST` samples, two of twice as many, and so on up to the largest size of others.
+    """
+    most = max(batch.samples for batch in like)
+    if most == 1 or not all(row.splittable for row in rows):
         return list(rows)
-    groups = [rows[i : i + size] for i in range(0, len(rows), size)]
-    return [
-        replace(
-            group[0],
-            inputs=_joined([row.inputs for row in group]),
-            labels=_joined([row.labels for row in group]),
-            samples=len(group),
-        )
-        for group in groups
-    ]
+    found: list[Batch] = []
+    start = 0
+    while start < len(rows):
+        size = min(FIRST << (len(found) // 2), most)
+        group = rows[start : start + size]
+        inputs, labels = _joined([r.inputs for r in group]), _joined([r.labels for r in group])
+        found.append(replace(group[0], inputs=inputs, labels=labels, samples=len(group)))
+        start += size
+    return found
 
 
 def _joined(feeds: Sequence[Mapping[str, Array]]) -> dict[str, Array]:

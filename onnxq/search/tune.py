@@ -175,9 +175,7 @@ def _read(source: Source, reference: Session) -> list[Batch]:
 def _ordered(reference: Session, before: Session, batches: Sequence[Batch], metric: Metric) -> Exam:
     """Return the samples with the float model's answers, what leaves something to gain first."""
     exam = examined(reference, batches, metric)
-    answers = [answers_of(before, batch.inputs) for batch in batches]
-    found = [exam.evidence(number, outputs) for number, outputs in enumerate(answers)]
-    better = easy_last(exam, found)
+    better = easy_last(exam, [answers_of(before, batch.inputs) for batch in batches])
     return exam if better is batches else examined(reference, better, metric)
 
 
