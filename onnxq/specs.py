@@ -61,6 +61,8 @@ def weight_spec(context: Context, node: Node, index: int, tensor: Constant) -> Q
     needed = TensorRule(**context.op(node).weights)
     asked = needed.over(named.over(rule.weights.over(context.recipe.weights)))
     granularity = asked.granularity or context.target.weights["granularity"]
+    if granularity not in ("tensor", "channel"):
+        raise RecipeError(f"weight {tensor.name!r}: granularity is tensor or channel")
     rank = len(tensor.shape)
     axis = output_channel_axis(node, index, rank) if granularity == "channel" else None
     tile = channel_tile(rank, axis) if axis is not None else ()

@@ -36,6 +36,10 @@ RECIPES = st.builds(
     activations=ACTIVATIONS,
     weights=TENSOR_RULES,
     rules=st.lists(NODE_RULES, max_size=3).map(tuple),
+    tensors=st.dictionaries(
+        st.sampled_from(["x", "/head/Add_output_0"]),
+        TENSOR_RULES.filter(lambda rule: rule != TensorRule()),
+    ),
 )
 
 

@@ -97,6 +97,11 @@ def test_names_win_over_rules() -> None:
     assert plan.activations["r"].spec.range.name == "mse"
 
 
+def test_the_operator_says_where_the_channels_of_a_weight_are() -> None:
+    with pytest.raises(RecipeError, match="tensor or channel"):
+        plan_of({"w": {"granularity": "channel:1"}})
+
+
 @pytest.mark.parametrize(("name", "match"), [("c", "not quantized"), ("m", "shares .* 'r'")])
 def test_names_that_cannot_be_asked_for(name: str, match: str) -> None:
     with pytest.raises(RecipeError, match=match):
