@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from onnxq.graph.session import Runtime
     from onnxq.pipeline import Collection, Source, calibrate, compare, quantize
     from onnxq.recipe import NodeRule, Recipe, TensorRule
+    from onnxq.search.settings import Tuning
     from onnxq.search.tune import tune
-    from onnxq.search.walk import Tuning
 
 __all__ = [
     "Collection",
@@ -41,7 +41,7 @@ _HOME = {
     "Runtime": "graph.session",
     "Source": "pipeline",
     "TensorRule": "recipe",
-    "Tuning": "search.walk",
+    "Tuning": "search.settings",
     "calibrate": "pipeline",
     "compare": "pipeline",
     "quantize": "pipeline",

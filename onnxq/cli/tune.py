@@ -123,7 +123,7 @@ def tune(
     from onnxq.report.tuning import tuned_dict, tuned_tables  # noqa: PLC0415
     from onnxq.results import SIDECAR  # noqa: PLC0415
     from onnxq.search import tune as search  # noqa: PLC0415
-    from onnxq.search.walk import Tuning  # noqa: PLC0415
+    from onnxq.search.settings import Tuning  # noqa: PLC0415
 
     given = [Path(each) for each in (data, eval_data, calib, asked.recipe) if each]
     checkpoint = output.with_name(f"{output.name}.checkpoint")

@@ -9,8 +9,8 @@ from onnxq.metrics.classification import Paired
 from onnxq.report.plain import quantized_dict
 from onnxq.report.values import number
 from onnxq.search.exam import Side
+from onnxq.search.settings import Move
 from onnxq.search.tune import Tuned
-from onnxq.search.walk import Move
 
 
 def tuned_tables(result: Tuned) -> Iterator[Table | str]:

@@ -26,8 +26,11 @@ from onnxq.graph.session import Runtime, Session
 from onnxq.metrics.answers import Metric
 from onnxq.recipe import Recipe, dumps
 from onnxq.results import Quantized
+from onnxq.search.checkpoint import Checkpoint
+from onnxq.search.emission import Emission
 from onnxq.search.exam import Exam, Side, answers_of, easy_last, examined, shuffled, sides
-from onnxq.search.walk import Checkpoint, Emission, Move, Search, TuneProgress, Tuning
+from onnxq.search.settings import Move, TuneProgress, Tuning
+from onnxq.search.walk import Search
 from onnxq.sources import Source, batches_of, fingerprint
 from onnxq.table import CalibrationTable
 
@@ -45,7 +48,7 @@ class Tuned:
         kept: Scores on the samples tuned on.
         held: Scores on samples not used.
         improved: Whether the tuned model scored better on the samples tuned on; if not, the
-            model is the one the recipe asked for.
+            model written and measured is the one the recipe asked for.
         evaluations: Candidates tried.
         runs: Batches run to the end for them, out of how many without giving up.
         pieces: Into how many pieces the model was cut.
@@ -134,15 +137,15 @@ def tune(  # noqa: PLR0913 - like quantize, and how to tune
         seconds = time.monotonic() - begun
         tuned = Recipe(tensors=search.rules()).over(recipe)
         result = pipeline.quantize(model, table, tuned, output, explain=False, runtime=runtime)
-        after = Session(output, runtime)
-        side = sides(exam, (before, after))
+        side = sides(exam, (before, Session(output, runtime)))
         improved = side.gain.difference > 0
         if tuned != recipe and not improved:
-            tuned, after = recipe, before
+            tuned = recipe
             result = pipeline.quantize(model, table, tuned, output, explain=False, runtime=runtime)
-        other = sides(examined(reference, held, tuning.metric), (before, after))
-    with staged(recipe_path(output)) as temporary:
-        temporary.write_text(yaml.safe_dump(tuned.to_dict(), sort_keys=False), encoding="utf-8")
+            side = sides(exam, (before, Session(output, runtime)))
+        others = examined(reference, held, tuning.metric)
+        other = sides(others, (before, Session(output, runtime)))
+    _write_recipe(tuned, recipe_path(output))
     if tuning.checkpoint is not None:
         tuning.checkpoint.unlink(missing_ok=True)
     return Tuned(
@@ -159,6 +162,12 @@ def tune(  # noqa: PLR0913 - like quantize, and how to tune
         pieces=len(search.chain.pieces),
         seconds=seconds,
     )
+
+
+def _write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a recipe as YAML."""
+    with staged(path) as temporary:
+        temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
 
 
 def _read(source: Source, reference: Session) -> list[Batch]:

@@ -19,8 +19,8 @@ from onnxq import table_file
 from onnxq.cli.app import app
 from onnxq.errors import CalibrationError, Interrupted
 from onnxq.metrics import metric
+from onnxq.search.settings import TuneProgress, Tuning
 from onnxq.search.tune import Tuned, parts, recipe_path, tune
-from onnxq.search.walk import TuneProgress, Tuning
 
 MODEL = Path("sample_models/fashion_resnet/model.onnx").resolve()
 EVAL = MODEL.with_name("eval.npz")

@@ -14,8 +14,8 @@ from onnxq.graph.session import Runtime, Session
 from onnxq.pipeline import Collection, Source, calibrate
 from onnxq.recipe import Recipe
 from onnxq.search.candidates import coordinates
+from onnxq.search.emission import Emission
 from onnxq.search.patches import Patches
-from onnxq.search.walk import Emission
 from tests.graphs import build
 
 NETWORK = """agraph (float[N, 4, 8, 8] x) => (float[N, 4, 8, 8] y, float[N, 4] z) {
