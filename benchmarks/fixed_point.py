@@ -2,7 +2,8 @@
 
 Every model is quantized for target fixed-point with one range algorithm for all activations and
 weights, a position a tensor, at each width, from the first samples of ``calib.npz``. It is scored
-by its task's metric on ``eval.npz`` beside the float model. A second table counts the tensors in
+by its task's metric on ``eval.npz`` beside the float model; what is tuned, is on other samples. A
+second table counts the tensors in
 which adaptive-kl and plain-kl differ, and which of them has the better SQNR there (activations on
 samples of ``calib.npz`` that calibration did not see, weights on themselves).
 """
@@ -25,9 +26,10 @@ if __name__ == "__main__":
 from benchmarks.command import HERE, _path, say
 from benchmarks.positions import TARGET, Tensor, _widths, tensors
 from benchmarks.ranges import Setting, _altered, _markdown, _usual, load
-from onnxq import Cut, Recipe, Source, TensorRule, compare, quantize
+from onnxq import Cut, Recipe, Source, TensorRule, Tuning, compare, quantize, tune
 from onnxq.metrics import metric
 from onnxq.metrics.answers import Metric
+from onnxq.search.tune import parts
 
 TASKS: Mapping[str, Metric] = {
     "fashion_resnet": metric("classification"),
@@ -39,6 +41,7 @@ TASKS: Mapping[str, Metric] = {
     "ppocr_rec": metric("recognition", spaces="strip"),
     "plates": metric("recognition", spaces="strip"),
 }
+TUNED_ON = 500  # samples at most, a fifth of them held out
 RANGES = ("adaptive-kl", "plain-kl")  # whose tensors are compared
 
 
@@ -78,12 +81,28 @@ def by_range(name: str, job: Job, output: Path) -> None:
     quantize(job.setting.path, job.setting.table, job.recipe(name), output)
 
 
+def tuned(name: str, job: Job, output: Path) -> None:
+    """Write the model as tune leaves it, from where a range algorithm has it.
+
+    Where no labelled samples are left for it, it tunes on the cosine to the float model.
+    """
+    data = job.labelled or job.setting.path.with_name("calib.npz")
+    source = Source(data=str(data), cut=Cut(batch_size=32, samples=TUNED_ON))
+    way = Tuning(metric=job.task if job.labelled else metric("cosine"), over="both")
+    tune(
+        *(job.setting.path, job.setting.table, job.recipe(name), parts(source, None), output),
+        tuning=way,
+    )
+
+
 # The columns: a way writes the model of a job. One more line makes one more column.
 WAYS: dict[str, Way] = {
     "max-abs": partial(by_range, "minmax"),
     "plain-kl": partial(by_range, "plain-kl"),
     "mse": partial(by_range, "mse"),
     "adaptive-kl": partial(by_range, "adaptive-kl"),
+    "adaptive-kl + tune": partial(tuned, "adaptive-kl"),
+    "mse + tune": partial(tuned, "mse"),
 }
 
 
