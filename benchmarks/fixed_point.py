@@ -29,6 +29,7 @@ from benchmarks.ranges import Setting, _altered, _markdown, _usual, load
 from onnxq import Cut, Recipe, Source, TensorRule, Tuning, compare, quantize, tune
 from onnxq.metrics import metric
 from onnxq.metrics.answers import Metric
+from onnxq.search.candidates import OVER
 from onnxq.search.tune import parts
 
 TASKS: Mapping[str, Metric] = {
@@ -55,6 +56,7 @@ class Job:
         granularity: Of weights, ``tensor`` or ``channel``.
         task: The metric of the model's task.
         labelled: Labelled samples that are not evaluated on; None where there are none.
+        over: What tune moves.
     """
 
     setting: Setting
@@ -62,6 +64,7 @@ class Job:
     granularity: str
     task: Metric
     labelled: Path | None
+    over: str
 
     def recipe(self, name: str) -> Recipe:
         """Ask for a range algorithm for everything."""
@@ -88,7 +91,7 @@ def tuned(name: str, job: Job, output: Path) -> None:
     """
     data = job.labelled or job.setting.path.with_name("calib.npz")
     source = Source(data=str(data), cut=Cut(batch_size=32, samples=TUNED_ON))
-    way = Tuning(metric=job.task if job.labelled else metric("cosine"), over="both")
+    way = Tuning(metric=job.task if job.labelled else metric("cosine"), over=job.over)
     tune(
         *(job.setting.path, job.setting.table, job.recipe(name), parts(source, None), output),
         tuning=way,
@@ -227,6 +230,7 @@ def main() -> int:
                 granularity=asked.granularity,
                 task=TASKS[name],
                 labelled=_labelled(folder),
+                over=asked.over,
             )
             for way in asked.ways:
                 results.append(measure(job, way, folder, asked.eval_limit))
@@ -277,6 +281,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ways", type=partial(_among, WAYS), default=list(WAYS), help=f"of {', '.join(WAYS)}")
     add("--bits", type=_widths, default=(8, 6), help="widths, comma between them (8,6)")
     add("--granularity", choices=("tensor", "channel"), default="tensor", help="of weights")
+    add("--over", choices=OVER, default="both", help="what tune moves (both)")
     add("--samples", type=int, default=64, help="calibration samples (64)")
     add("--eval-limit", type=int, help="evaluate on the first so many samples only")
     add("--cache", type=_path, default=HERE / ".cache", help="where the models are")
