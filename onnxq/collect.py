@@ -21,7 +21,7 @@ from onnxq.feeds import Batch, rows
 from onnxq.graph.io import Model
 from onnxq.graph.session import Runtime, Session
 from onnxq.table import CalibrationTable, Group, KeptSamples
-from onnxq.types import Array, TensorStats
+from onnxq.types import TensorStats
 
 TOOLS = ("onnxq", "onnxruntime", "onnx", "numpy")
 POLL = 0.1  # seconds between looks at the workers
@@ -202,7 +202,6 @@ class _Seen:
     """What all workers have seen: one observer a tensor and group, used by one worker at a time."""
 
     def __init__(self, wanted: Wanted, start: CalibrationTable) -> None:
-        from onnxq.numerics.channels import ChannelObserver  # noqa: PLC0415
         from onnxq.numerics.observe import Observer  # noqa: PLC0415  the compiler is slow to load
 
         groups = range(len(start.groups))
@@ -210,13 +209,7 @@ class _Seen:
         self._tensors = [
             {n: _Locked(Observer(wanted.keep)) for n in wanted.tensors} for _ in groups
         ]
-        self._channels = [
-            {
-                n: _Locked(ChannelObserver(a, wanted.keep_channel))
-                for n, a in wanted.channels.items()
-            }
-            for _ in groups
-        ]
+        self._channels = [_channels(wanted) for _ in groups]
         self._samples, self._kept = [0 for _ in groups], start.kept
 
     @property
@@ -228,7 +221,7 @@ class _Seen:
         """Return the group a batch belongs to."""
         return batch.number % len(self._samples)
 
-    def fold(self, group: int, values: Mapping[str, Any], scratch: Array) -> None:
+    def fold(self, group: int, values: Mapping[str, Any], scratch: Any) -> None:
         """Fold in the tensors of one run."""
         for name, tensor in self._tensors[group].items():
             with tensor.lock:
@@ -263,6 +256,16 @@ class _Locked:
     lock: Any = field(default_factory=Lock)
 
 
+def _channels(wanted: Wanted) -> dict[str, _Locked]:
+    """Return one observer for each tensor whose channels are wanted."""
+    if not wanted.channels:
+        return {}
+    from onnxq.numerics.channels import ChannelObserver  # noqa: PLC0415  numba is slow to load
+
+    keep = wanted.keep_channel
+    return {name: _Locked(ChannelObserver(axis, keep)) for name, axis in wanted.channels.items()}
+
+
 def _stats(tensors: Mapping[str, _Locked]) -> dict[str, TensorStats]:
     """Return what observers have seen; those that saw nothing are left out."""
     found = {name: tensor.observer.stats() for name, tensor in tensors.items()}
@@ -273,10 +276,10 @@ class _Hand:
     """One worker."""
 
     def __init__(self, session: Session, seen: _Seen) -> None:
-        from onnxq.numerics.observe import SCRATCH  # noqa: PLC0415  the compiler is slow to load
+        from onnxq.numerics.observe import Scratch  # noqa: PLC0415  the compiler is slow to load
 
         self._session, self._seen = session, seen
-        self._scratch = np.zeros(SCRATCH, np.int32)
+        self._scratch = Scratch()
         self._rows: dict[Any, int] = {}
 
     def work(self, queue: _Queue) -> None:
