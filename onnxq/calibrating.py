@@ -89,7 +89,7 @@ def calibrate(
     prepared = io.load(model)
     prepare(prepared)
     wanted = _wanted(prepared, recipe, collection)
-    session = collect.observer(prepared, wanted.tensors, runtime)
+    session = collect.observer(prepared, wanted.tensors, runtime, ordered=wanted.channels)
     reader = opened(source, session)
     total = expected(reader, source.cut)
     table = collect.empty(

@@ -5,7 +5,7 @@ Workers take batches in turn; since folding is exact in any order, the table doe
 who took which, nor on whether the run was interrupted and resumed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -58,11 +58,22 @@ class Checkpoints:
     every: float = 20.0
 
 
-def observer(model: Model, tensors: Sequence[str], runtime: Runtime) -> Session:
-    """Load the model so that it returns the tensors to observe; graph inputs are not asked for."""
+def observer(
+    model: Model, tensors: Sequence[str], runtime: Runtime, ordered: Container[str] | None = None
+) -> Session:
+    """Load the model so that it returns the tensors to observe; graph inputs are not asked for.
+
+    Args:
+        model: The float model.
+        tensors: Names of the tensors.
+        runtime: How to run the model.
+        ordered: Those whose values must come in their order; None for all.
+    """
     inputs = {tensor.name for tensor in model.graph.inputs}
     inside = [name for name in tensors if name not in inputs]
-    return Session(model, runtime, expose=inside)
+    blocked = ordered is not None and any(node.op == "Conv" for node in model.graph.nodes)
+    loose = [name for name in inside if name not in (ordered or ())] if blocked else []
+    return Session(model, runtime, expose=inside, loose=loose)
 
 
 def empty(
