@@ -136,7 +136,7 @@ def collect(
     """Fold batches into a table.
 
     Args:
-        session: The model, as `observer` loads it.
+        session: The model, as `observer` loads it; closed in the end.
         data: Batches; each is run once.
         job: What to do with them.
         start: Where to begin.
@@ -171,6 +171,7 @@ def collect(
                 checkpoint()
                 raise
             checkpoint()
+    session.close()  # what it holds is more than what the table adds
     report(seen.samples)
     return seen.table()
 

@@ -120,6 +120,10 @@ class Session:
             raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
         return result
 
+    def close(self) -> None:
+        """Let go of the model and its memory; there are no more runs."""
+        del self._session
+
 
 @dataclass(frozen=True)
 class _Load:

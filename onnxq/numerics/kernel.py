@@ -138,10 +138,9 @@ INCREMENT = """
 """
 
 FOLD = """
-; Add 16 counts after 16 counts to wider ones, and leave zeros behind.
+; Add 16 counts after 16 counts to others, and leave zeros behind.
 ;
-;   counts  32 bits each
-;   sums    64 bits each
+;   counts, sums
 ;   rows    how many times 16
 define i64 @fold(ptr %counts, ptr %sums, i64 %rows) {
 entry:
@@ -155,11 +154,10 @@ row:
   %any = icmp ne i16 %mask, 0
   br i1 %any, label %add, label %next
 add:
-  %to = getelementptr <16 x i64>, ptr %sums, i64 %r
-  %old = load <16 x i64>, ptr %to, align 8
-  %wide = zext <16 x i32> %n to <16 x i64>
-  %new = add <16 x i64> %old, %wide
-  store <16 x i64> %new, ptr %to, align 8
+  %to = getelementptr <16 x i32>, ptr %sums, i64 %r
+  %old = load <16 x i32>, ptr %to, align 4
+  %new = add <16 x i32> %old, %n
+  store <16 x i32> %new, ptr %to, align 4
   store <16 x i32> zeroinitializer, ptr %from, align 4
   br label %next
 next:

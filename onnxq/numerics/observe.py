@@ -8,6 +8,7 @@ Apart from `onnxq.numerics.histogram` because only calibration needs the compile
 """
 
 from ctypes import byref, c_int64, c_uint32
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from onnxq.types import Array, TensorStats, Tile
 FINE = FIRST_NORMAL  # bins an exponent
 EXPONENT, MAGNITUDE, INFINITE = 23, SIGN - 1, 0x7F800000  # of float32
 TINY_BITS, HUGE_BITS = (int(value.view(np.uint32)) for value in (TINY, HUGE))
+MOST = (1 << 32) - 1  # values that counts of 32 bits are safe for
 TURNS = 0, (1 << 32) - 1  # what makes the key to keep of that of a value, for either end
 
 
@@ -56,7 +58,7 @@ def observe(array: Array, tile: Tile = (), *, histogram: bool = True, keep: int 
 class Observer:
     """Folds the batches of one tensor into statistics.
 
-    Memory: 8 KiB for every exponent seen, and 16 bytes for every value kept at an end.
+    Memory: 4 KiB for every exponent seen, and 16 bytes for every value kept at an end.
     """
 
     def __init__(self, keep: int) -> None:
@@ -66,8 +68,9 @@ class Observer:
             keep: How many values to keep at each end; 0 keeps no ends.
         """
         self._keep = keep
-        self._counts = np.zeros((2, 0), np.int64)  # positive, negative; whole exponents
+        self._counts = np.zeros((2, 0), np.uint32)  # positive, negative; whole exponents
         self._first = 1  # exponent of the first column
+        self._counted, self._earlier = 0, EMPTY  # how many values; what was counted before them
         self._size, self._nan, self._infinite = 0, 0, 0
         self._ends = [_End(max(keep, 1), turn) for turn in TURNS]  # the outermost: the extremes
 
@@ -79,6 +82,10 @@ class Observer:
             scratch: Used by nobody else meanwhile.
         """
         scratch.take(_bits(array))
+        if self._counted + array.size > MOST:
+            self._earlier, self._counted = self._histogram(), 0
+            self._counts[:] = 0
+        self._counted += array.size
         self._size += array.size
         done = scratch.count(0)
         if done < scratch.blocks:
@@ -115,7 +122,7 @@ class Observer:
             return
         if width:
             first, last = min(first, self._first), max(last, self._first + width - 1)
-        counts = np.zeros((2, (last - first + 1) * FINE), np.int64)
+        counts = np.zeros((2, (last - first + 1) * FINE), np.uint32)
         start = (self._first - first) * FINE if width else 0
         counts[:, start : start + width * FINE] = self._counts
         self._first, self._counts = first, counts
@@ -143,17 +150,16 @@ class Observer:
         )
 
     def _histogram(self) -> FloatHistogram:
-        """Return the occupied run of bins on each side."""
-        zeros = self._size - self._nan - self._infinite - int(self._counts.sum())
-        if not zeros and not self._counts.any():
-            return EMPTY
+        """Return the occupied run of bins on each side; the zeros are what was not counted."""
         runs: list[Any] = []
         for side in (1, 0):
             (occupied,) = np.nonzero(self._counts[side])
             start, stop = (occupied[0], occupied[-1] + 1) if occupied.size else (0, 0)
-            run = self._counts[side, start:stop].copy()
+            run = self._counts[side, start:stop].astype(np.int64)
             runs += [int(start) + self._first * FINE if run.size else 0, run]
-        return FloatHistogram(zeros, *runs)
+        counted = self._earlier.merge(FloatHistogram(0, *runs))
+        zeros = self._size - self._nan - self._infinite - (counted.total - counted.zeros)
+        return replace(counted, zeros=zeros) if zeros or counted.total else EMPTY
 
 
 class Scratch:

@@ -162,3 +162,15 @@ def test_odd_values_among_many_leave_the_others_as_they_are() -> None:
     assert stats.histograms[0].total == BLOCK + 5 * times
     assert stats.ends[0].largest.tolist() == [np.float32(7e20)] * 4
     assert stats.ends[0].smallest.tolist() == [-5] * 4
+
+
+def test_more_values_than_32_bits_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxq.numerics.observe.MOST", 100)
+    random = np.random.default_rng(6)
+    parts = [np.append(random.normal(size=90) * 10.0**power, [0, np.nan]) for power in range(5)]
+    observer, scratch = Observer(4), Scratch()
+    for part in parts:
+        observer.see(part, scratch)
+    found, expected = (s.histograms[0] for s in (observer.stats(), observe(np.concatenate(parts))))
+    assert values_of(found) == values_of(expected)
+    assert found.zeros == expected.zeros == 5
