@@ -8,11 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxq.calibrating import Collection, calibrate
     from onnxq.errors import OnnxqError
     from onnxq.feeds import Cut
     from onnxq.graph.session import Runtime
-    from onnxq.pipeline import Collection, Source, calibrate, compare, quantize
+    from onnxq.pipeline import compare, quantize
     from onnxq.recipe import NodeRule, Recipe, TensorRule
+    from onnxq.sources import Source
 
 __all__ = [
     "Collection",
@@ -29,15 +31,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "Collection": "pipeline",
+    "Collection": "calibrating",
     "Cut": "feeds",
     "NodeRule": "recipe",
     "OnnxqError": "errors",
     "Recipe": "recipe",
     "Runtime": "graph.session",
-    "Source": "pipeline",
+    "Source": "sources",
     "TensorRule": "recipe",
-    "calibrate": "pipeline",
+    "calibrate": "calibrating",
     "compare": "pipeline",
     "quantize": "pipeline",
 }
