@@ -8,13 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxq.calibrating import Collection, calibrate
     from onnxq.errors import OnnxqError
     from onnxq.feeds import Cut
     from onnxq.graph.session import Runtime
-    from onnxq.pipeline import Collection, Source, calibrate, compare, quantize
+    from onnxq.pipeline import compare, quantize
     from onnxq.recipe import NodeRule, Recipe, TensorRule
     from onnxq.search.settings import Tuning
     from onnxq.search.tune import tune
+    from onnxq.sources import Source
 
 __all__ = [
     "Collection",
@@ -33,16 +35,16 @@ __all__ = [
 ]
 
 _HOME = {
-    "Collection": "pipeline",
+    "Collection": "calibrating",
     "Cut": "feeds",
     "NodeRule": "recipe",
     "OnnxqError": "errors",
     "Recipe": "recipe",
     "Runtime": "graph.session",
-    "Source": "pipeline",
+    "Source": "sources",
     "TensorRule": "recipe",
     "Tuning": "search.settings",
-    "calibrate": "pipeline",
+    "calibrate": "calibrating",
     "compare": "pipeline",
     "quantize": "pipeline",
     "tune": "search.tune",

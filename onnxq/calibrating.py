@@ -89,7 +89,7 @@ def calibrate(
     prepared = io.load(model)
     prepare(prepared)
     wanted = _wanted(prepared, recipe, collection)
-    session = collect.observer(prepared, wanted.tensors, runtime)
+    session = collect.observer(prepared, wanted.tensors, runtime, ordered=wanted.channels)
     reader = opened(source, session)
     total = expected(reader, source.cut)
     table = collect.empty(
@@ -127,7 +127,7 @@ def _wanted(model: Model, recipe: Recipe | None, collection: Collection) -> coll
     """Choose the tensors to observe."""
     planned: dict[str, int] = {}
     if recipe is None:
-        tensors = list(dict.fromkeys(t for n in names() for t in observable(model, target(n))))
+        tensors = observable(model, *(target(name) for name in names()))
     else:
         plan = resolve(model, target_of(recipe), recipe)
         tensors, planned = plan.observed, plan.channels

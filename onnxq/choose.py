@@ -9,8 +9,6 @@ nothing changes. A Relu or Clip that the kernel before it absorbs counts as part
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from onnxq.graph.io import Constant, Model, Node, Tensor, array_of
 from onnxq.graph.query import (
     TensorType,
@@ -40,6 +38,7 @@ class Context:
         unfit: Tensors that must stay float for what was seen of them, each with the reason.
         whole: Tensors that must take one scale for what was seen of them, each with the reason.
         absorbed: Tensor between an operator and the activation it absorbs, to that activation.
+        ordinary: Constants that were looked at, and whether integers can hold them.
     """
 
     model: Model
@@ -50,6 +49,7 @@ class Context:
     unfit: Mapping[str, str] = field(default_factory=dict)
     whole: Mapping[str, str] = field(default_factory=dict)
     absorbed: dict[str, Node] = field(default_factory=dict)
+    ordinary: dict[str, bool] = field(default_factory=dict)
 
     def rule(self, node: Node) -> NodeRule:
         """Return the first rule for a node."""
@@ -70,6 +70,14 @@ class Context:
         tensor = node.outputs[0]
         behind = self.absorbed.get(tensor.name)
         return behind.outputs[0] if behind is not None else tensor
+
+    def is_ordinary(self, tensor: Constant) -> bool:
+        """Say whether a constant has values, all of a size that can be quantized."""
+        if tensor.name not in self.ordinary:
+            values = array_of(tensor)
+            within = values.size > 0 and values.min() > -1e30 and values.max() < 1e30
+            self.ordinary[tensor.name] = bool(within)
+        return self.ordinary[tensor.name]
 
     def data(self, node: Node) -> list[tuple[int, Tensor]]:
         """Return index and tensor of the inputs that carry values, bias left out."""
@@ -120,18 +128,12 @@ def refusal(context: Context, node: Node) -> str:
         kind = context.types.get(tensor.name)
         if kind is None or kind.dtype != "float":
             return f"{tensor.name!r} is {kind.dtype if kind else 'of unknown type'}, not float"
-        if isinstance(tensor, Constant) and not _ordinary(tensor):
+        if isinstance(tensor, Constant) and not context.is_ordinary(tensor):
             return f"the constant {tensor.name!r} is empty or holds infinite or huge values"
-    return _form(node)
+    return _form(context, node)
 
 
-def _ordinary(tensor: Constant) -> bool:
-    """Say whether a constant has values, all of a size that can be quantized."""
-    values = array_of(tensor)
-    return values.size > 0 and bool((np.abs(values) < 1e30).all())
-
-
-def _form(node: Node) -> str:
+def _form(context: Context, node: Node) -> str:
     """Return why the attributes or constants of a node do not fit an integer kernel."""
     if node.op in WEIGHTED and not isinstance(node.inputs[1], Constant):
         return "its weights are not constant"
@@ -139,7 +141,7 @@ def _form(node: Node) -> str:
         bias, channels = node.inputs[2], _channels(node)
         if not isinstance(bias, Constant) or list(bias.shape) != [channels]:
             return "its bias is no constant with one value an output channel"
-        if not _ordinary(bias):
+        if not context.is_ordinary(bias):
             return f"its bias {bias.name!r} holds infinite or huge values"
     attrs = node.attrs
     if node.op == "Gemm" and (

@@ -5,7 +5,7 @@ Workers take batches in turn; since folding is exact in any order, the table doe
 who took which, nor on whether the run was interrupted and resumed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from onnxq.feeds import Batch, rows
 from onnxq.graph.io import Model
 from onnxq.graph.session import Runtime, Session
 from onnxq.table import CalibrationTable, Group, KeptSamples
-from onnxq.types import Array, TensorStats
+from onnxq.types import TensorStats
 
 TOOLS = ("onnxq", "onnxruntime", "onnx", "numpy")
 POLL = 0.1  # seconds between looks at the workers
@@ -58,11 +58,22 @@ class Checkpoints:
     every: float = 20.0
 
 
-def observer(model: Model, tensors: Sequence[str], runtime: Runtime) -> Session:
-    """Load the model so that it returns the tensors to observe; graph inputs are not asked for."""
+def observer(
+    model: Model, tensors: Sequence[str], runtime: Runtime, ordered: Container[str] | None = None
+) -> Session:
+    """Load the model so that it returns the tensors to observe; graph inputs are not asked for.
+
+    Args:
+        model: The float model.
+        tensors: Names of the tensors.
+        runtime: How to run the model.
+        ordered: Those whose values must come in their order; None for all.
+    """
     inputs = {tensor.name for tensor in model.graph.inputs}
     inside = [name for name in tensors if name not in inputs]
-    return Session(model, runtime, expose=inside)
+    blocked = ordered is not None and any(node.op == "Conv" for node in model.graph.nodes)
+    loose = [name for name in inside if name not in (ordered or ())] if blocked else []
+    return Session(model, runtime, expose=inside, loose=loose)
 
 
 def empty(
@@ -125,7 +136,7 @@ def collect(
     """Fold batches into a table.
 
     Args:
-        session: The model, as `observer` loads it.
+        session: The model, as `observer` loads it; closed in the end.
         data: Batches; each is run once.
         job: What to do with them.
         start: Where to begin.
@@ -160,6 +171,7 @@ def collect(
                 checkpoint()
                 raise
             checkpoint()
+    session.close()  # what it holds is more than what the table adds
     report(seen.samples)
     return seen.table()
 
@@ -202,7 +214,6 @@ class _Seen:
     """What all workers have seen: one observer a tensor and group, used by one worker at a time."""
 
     def __init__(self, wanted: Wanted, start: CalibrationTable) -> None:
-        from onnxq.numerics.channels import ChannelObserver  # noqa: PLC0415
         from onnxq.numerics.observe import Observer  # noqa: PLC0415  the compiler is slow to load
 
         groups = range(len(start.groups))
@@ -210,13 +221,7 @@ class _Seen:
         self._tensors = [
             {n: _Locked(Observer(wanted.keep)) for n in wanted.tensors} for _ in groups
         ]
-        self._channels = [
-            {
-                n: _Locked(ChannelObserver(a, wanted.keep_channel))
-                for n, a in wanted.channels.items()
-            }
-            for _ in groups
-        ]
+        self._channels = [_channels(wanted) for _ in groups]
         self._samples, self._kept = [0 for _ in groups], start.kept
 
     @property
@@ -228,7 +233,7 @@ class _Seen:
         """Return the group a batch belongs to."""
         return batch.number % len(self._samples)
 
-    def fold(self, group: int, values: Mapping[str, Any], scratch: Array) -> None:
+    def fold(self, group: int, values: Mapping[str, Any], scratch: Any) -> None:
         """Fold in the tensors of one run."""
         for name, tensor in self._tensors[group].items():
             with tensor.lock:
@@ -263,6 +268,16 @@ class _Locked:
     lock: Any = field(default_factory=Lock)
 
 
+def _channels(wanted: Wanted) -> dict[str, _Locked]:
+    """Return one observer for each tensor whose channels are wanted."""
+    if not wanted.channels:
+        return {}
+    from onnxq.numerics.channels import ChannelObserver  # noqa: PLC0415  numba is slow to load
+
+    keep = wanted.keep_channel
+    return {name: _Locked(ChannelObserver(axis, keep)) for name, axis in wanted.channels.items()}
+
+
 def _stats(tensors: Mapping[str, _Locked]) -> dict[str, TensorStats]:
     """Return what observers have seen; those that saw nothing are left out."""
     found = {name: tensor.observer.stats() for name, tensor in tensors.items()}
@@ -273,10 +288,10 @@ class _Hand:
     """One worker."""
 
     def __init__(self, session: Session, seen: _Seen) -> None:
-        from onnxq.numerics.observe import SCRATCH  # noqa: PLC0415  the compiler is slow to load
+        from onnxq.numerics.observe import Scratch  # noqa: PLC0415  the compiler is slow to load
 
         self._session, self._seen = session, seen
-        self._scratch = np.zeros(SCRATCH, np.int32)
+        self._scratch = Scratch()
         self._rows: dict[Any, int] = {}
 
     def work(self, queue: _Queue) -> None:

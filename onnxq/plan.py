@@ -189,27 +189,33 @@ def resolve(
     return Plan(nodes=nodes, activations=activations, recipe=recipe, target=target)
 
 
-def observable(model: Model, target: Target) -> list[str]:
-    """Return the tensors whose statistics some recipe for a target may ask for.
+def observable(model: Model, *targets: Target) -> list[str]:
+    """Return the tensors whose statistics some recipe for some target may ask for.
 
     Args:
         model: The prepared model.
-        target: What the hardware can do.
+        targets: What the hardware can do; of each of them.
 
     Returns:
-        Tensor names in graph order. Tensors between an operator and the activation it absorbs
-        are left out: asking for them would undo a fusion and slow calibration down.
+        Tensor names in graph order, those for a target after those for the ones before. Tensors
+        between an operator and the activation it absorbs are left out: asking for them would
+        undo a fusion and slow calibration down.
     """
-    context = _context(model, target, Recipe())
-    nodes = (node for node in model.graph.nodes if node.outputs and not refusal(context, node))
+    context = _context(model, targets[0], Recipe())
+    each = (replace(context, target=target, absorbed={}) for target in targets)
+    return list(dict.fromkeys(name for one in each for name in _observable(one)))
+
+
+def _observable(context: Context) -> Iterator[str]:
+    """Yield the tensors that some recipe for one target may ask for."""
+    graph = context.model.graph
+    nodes = (node for node in graph.nodes if node.outputs and not refusal(context, node))
     able = {node.outputs[0].name: node for node in nodes}
     absorb(context, able, {})
-    found: dict[str, None] = {}
     for node in able.values():
         tensors = [tensor for _, tensor in context.data(node) if not isinstance(tensor, Constant)]
         for tensor in (*tensors, context.result(node)):
-            found[_sources(context, tensor)[-1]] = None
-    return list(found)
+            yield _sources(context, tensor)[-1]
 
 
 def _context(model: Model, target: Target, recipe: Recipe) -> Context:

@@ -1,13 +1,17 @@
 """What the stages tell: progress on the way, and what they did or measured at the end."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from onnxq.comparison import Comparison, Latency
-from onnxq.emit.qdq import Emitted
-from onnxq.layers import Layer
-from onnxq.passes import PassReport
-from onnxq.plan import Plan
+if TYPE_CHECKING:  # calibration, which tells its progress only, is spared loading all this
+    from onnxq.comparison import Comparison, Latency
+    from onnxq.emit.qdq import Emitted
+    from onnxq.layers import Layer
+    from onnxq.passes import PassReport
+    from onnxq.plan import Plan
 
 SIDECAR = ".json"  # what the name of the table of positions ends with
 

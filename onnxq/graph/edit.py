@@ -51,6 +51,12 @@ def set_inputs(node: gs.Node, tensors: Iterable[gs.Tensor]) -> None:
     node.inputs.extend(new)
 
 
+def remove_nodes(model: Model, nodes: Iterable[gs.Node]) -> None:
+    """Take nodes out of the graph; a list's own ``remove`` would compare all their fields."""
+    gone = {id(node) for node in nodes}
+    model.graph.nodes[:] = [node for node in model.graph.nodes if id(node) not in gone]
+
+
 def remove_unread(model: Model) -> list[str]:
     """Remove the nodes whose results nothing reads; return their labels."""
     outputs = {tensor.name for tensor in model.graph.outputs}
@@ -58,10 +64,10 @@ def remove_unread(model: Model) -> list[str]:
     for node in reversed(list(model.graph.nodes)):
         read = any(tensor.outputs or tensor.name in outputs for tensor in node.outputs)
         if node.outputs and not read:
-            removed.append(label(node))
+            removed.append(node)
             node.inputs.clear()
-            model.graph.nodes.remove(node)
-    return removed[::-1]
+    remove_nodes(model, removed)
+    return [label(node) for node in reversed(removed)]
 
 
 def replace_attribute(node: gs.Node, name: str, value: Any) -> None:

@@ -1,6 +1,7 @@
 """Run models in onnxruntime."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,16 @@ import onnx
 
 from onnxq.errors import ModelError, UsageError
 from onnxq.graph import io
+from onnxq.graph.blocked import take_blocked
 from onnxq.graph.external import write_parted
 from onnxq.graph.io import Model, first_line, sync
 from onnxq.readers import Feed, InputInfo
 from onnxq.types import Array
 
+log = logging.getLogger(__name__)
+
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+OPTIMIZED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 IN_MEMORY = 1 << 25  # bytes; larger messages go through a temporary file
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -65,6 +70,7 @@ class Session:
         model: Model | onnx.ModelProto | Path,
         runtime: Runtime,
         expose: Sequence[str] = (),
+        loose: Collection[str] = (),
     ) -> None:
         """Load a model.
 
@@ -72,35 +78,18 @@ class Session:
             model: A model, a message that holds all its weights, or a file.
             runtime: How to run it.
             expose: Names of tensors inside the model to return in place of its outputs.
+            loose: Those of them whose values may come in any order and shape, if that is faster.
 
         Raises:
             ModelError: onnxruntime refuses the model.
             UsageError: The provider is unknown or not in this build of onnxruntime.
         """
-        import onnxruntime as ort  # noqa: PLC0415  slow to load, and not every command runs models
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = runtime.threads
-        options.enable_cpu_mem_arena = runtime.arena
-        options.enable_mem_pattern = not expose  # with it, memory for what is exposed twice
-        if not runtime.fuse:
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-        levels = ort.GraphOptimizationLevel
-        options.graph_optimization_level = (
-            levels.ORT_ENABLE_ALL if runtime.optimize else levels.ORT_DISABLE_ALL
-        )
         folder = (model.path.parent if isinstance(model, Model) else Path()).resolve()
         proto = sync(model) if isinstance(model, Model) else model
         try:
-            if runtime.custom_ops is not None:
-                options.register_custom_ops_library(str(runtime.custom_ops))
             with _source(proto, folder, expose) as source:
-                if isinstance(source, bytes):
-                    options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
-                self._session = ort.InferenceSession(
-                    source, options, providers=[_provider(runtime)]
-                )
+                load = _Load(source, folder, runtime, mem_pattern=not expose)
+                self._session, renamed = load.blocked(loose) if loose else (load.plain(), {})
         except UsageError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
@@ -113,6 +102,7 @@ class Session:
             ]
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.outputs = list(expose) or [value.name for value in self._session.get_outputs()]
+        self._fetched = [renamed.get(name, name) for name in self.outputs]
 
     def run(self, feed: Mapping[str, Array]) -> list[Any]:
         """Run one batch.
@@ -127,10 +117,75 @@ class Session:
             ModelError: onnxruntime fails on this input.
         """
         try:
-            result: list[Any] = self._session.run(self.outputs, dict(feed))
+            result: list[Any] = self._session.run(self._fetched, dict(feed))
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
         return result
+
+    def close(self) -> None:
+        """Let go of the model and its memory; there are no more runs."""
+        del self._session
+
+
+@dataclass(frozen=True)
+class _Load:
+    """How to load a model.
+
+    Attributes:
+        source: A file, or a message.
+        folder: Where the external data of a message lies.
+        runtime: How to run it.
+        mem_pattern: Plan memory once; with it, what is exposed takes memory twice.
+    """
+
+    source: str | bytes
+    folder: Path
+    runtime: Runtime
+    mem_pattern: bool
+
+    def plain(self, optimized: Path | None = None) -> Any:
+        """Load the model, and write what onnxruntime made of it to a file if one is named."""
+        import onnxruntime as ort  # noqa: PLC0415  slow to load, and not every command runs models
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = self.runtime.threads
+        options.enable_cpu_mem_arena = self.runtime.arena
+        options.enable_mem_pattern = self.mem_pattern
+        if not self.runtime.fuse:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = (
+            levels.ORT_ENABLE_ALL if self.runtime.optimize else levels.ORT_DISABLE_ALL
+        )
+        if self.runtime.custom_ops is not None:
+            options.register_custom_ops_library(str(self.runtime.custom_ops))
+        if isinstance(self.source, bytes):
+            options.add_session_config_entry(EXTERNAL_FOLDER, str(self.folder))
+        if optimized is not None:
+            options.optimized_model_filepath = str(optimized)
+            options.add_session_config_entry(OPTIMIZED_WEIGHTS, f"{optimized.name}.data")
+        return ort.InferenceSession(self.source, options, providers=[_provider(self.runtime)])
+
+    def blocked(self, loose: Collection[str]) -> tuple[Any, dict[str, str]]:
+        """Load the model so that it returns tensors in onnxruntime's own layout.
+
+        Returns:
+            The session, and what it returns in place of a tensor.
+        """
+        with TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+            path = Path(temporary) / "optimized.onnx"
+            session = self.plain(path)
+            try:
+                renamed = take_blocked(path, loose)
+                if not renamed:
+                    return session, {}
+                del session  # two take twice the memory
+                as_it_is = replace(self.runtime, optimize=False)
+                return replace(self, source=str(path), runtime=as_it_is).plain(), renamed
+            except Exception as error:  # noqa: BLE001  of any kind: it is only about speed
+                log.debug("all tensors are reordered: %s", first_line(error))
+                return self.plain(), {}
 
 
 @contextmanager

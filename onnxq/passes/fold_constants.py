@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 
 from onnxq.errors import ModelError
+from onnxq.graph.edit import remove_nodes
 from onnxq.graph.io import Constant, Model, Node, Tensor, array_of, become_constant, part
 from onnxq.graph.query import is_standard, label
 from onnxq.graph.session import Runtime, Session
@@ -100,6 +101,6 @@ def _remove_unread(model: Model, foldable: dict[int, Node]) -> list[int]:
     for key, node in reversed(foldable.items()):
         if not any(tensor.outputs for tensor in node.outputs):
             node.inputs.clear()
-            model.graph.nodes.remove(node)
             removed.append(key)
+    remove_nodes(model, (foldable[key] for key in removed))
     return removed[::-1]

@@ -15,6 +15,7 @@ Constant that holds no dense tensor (sparse, or strings).
 import numpy as np
 import onnx
 
+from onnxq.graph.edit import remove_nodes
 from onnxq.graph.io import Model, become_constant
 from onnxq.graph.query import label
 from onnxq.passes import PassReport
@@ -23,7 +24,7 @@ from onnxq.passes import PassReport
 def hoist_constants(model: Model) -> PassReport:
     """Apply the pass to the main graph; tensor names stay."""
     outputs = {tensor.name for tensor in model.graph.outputs}
-    changed, skipped = [], []
+    changed, skipped, gone = [], [], []
     for node in [node for node in model.graph.nodes if node.op == "Constant"]:
         tensor = node.outputs[0]
         message = _message(node.origin, tensor.name)
@@ -34,7 +35,8 @@ def hoist_constants(model: Model) -> PassReport:
         else:
             changed.append(label(node))
             become_constant(model, tensor, message)
-            model.graph.nodes.remove(node)
+            gone.append(node)
+    remove_nodes(model, gone)
     return PassReport(name="hoist_constants", changed=tuple(changed), skipped=tuple(skipped))
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnxq.numerics.ends import ends
 from onnxq.numerics.extremes import extremes
 from onnxq.numerics.histogram import HUGE, FloatHistogram, centres, merge
-from onnxq.numerics.observe import SCRATCH, Observer, observe
+from onnxq.numerics.observe import Observer, Scratch, observe
 from onnxq.types import Array, TensorStats, Tile
 from tests import oracles, strategies
 
@@ -71,7 +71,7 @@ def test_merging_any_split_equals_the_whole(values: Array, data: st.DataObject, 
 
 @given(strategies.rows(), st.data(), st.integers(1, 9))
 def test_folding_any_split_equals_the_whole(values: Array, data: st.DataObject, keep: int) -> None:
-    observer, scratch = Observer(keep), np.zeros(SCRATCH, np.int32)
+    observer, scratch = Observer(keep), Scratch()
     for part in data.draw(strategies.split(values)):
         observer.see(part, scratch)
     assert held(observer.stats()) == held(observe(values, keep=keep))

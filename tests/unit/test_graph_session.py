@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 from onnxq.errors import ModelError, UsageError
+from onnxq.graph import session as session_module
 from onnxq.graph.session import Runtime, Session, feed_of
 from onnxq.readers import InputInfo
 from tests.graphs import build, copy
@@ -88,6 +89,53 @@ def test_exposing_leaves_the_model_unchanged_when_loading_fails() -> None:
     with pytest.raises(ModelError):
         Session(proto, RUNTIME, expose=["a"])
     assert proto == before
+
+
+# --- any order
+
+
+CONVOLUTIONS = """
+g (float[N, 3, 8, 8] x) => (float[N, 16, 1, 1] y)
+{ a = Conv(x, V) b = Relu(a) c = Conv(b, W) d = Relu(c) e = Conv(d, U) f = Relu(e)
+  y = GlobalAveragePool(f) }
+"""
+INSIDE = ["b", "d", "f"]
+
+
+def convolutions() -> onnx.ModelProto:
+    """Return a model of two tensors that fill blocks of 16 channels, and one that does not."""
+    return build(CONVOLUTIONS, {"V": (32, 3, 3, 3), "W": (24, 32, 3, 3), "U": (16, 24, 1, 1)})
+
+
+def pictures() -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(3).normal(size=(2, 3, 8, 8)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("loose", [INSIDE, ["b"], ["d"]])
+def test_loose_tensors_hold_the_same_values(loose: list[str]) -> None:
+    proto = convolutions()
+    plain = Session(proto, RUNTIME, expose=INSIDE)
+    session = Session(proto, RUNTIME, expose=INSIDE, loose=loose)
+    assert session.outputs == INSIDE
+    assert session.inputs == plain.inputs
+    for name, found, expected in zip(
+        INSIDE, session.run(pictures()), plain.run(pictures()), strict=True
+    ):
+        if name in loose:
+            np.testing.assert_array_equal(np.sort(found, axis=None), np.sort(expected, axis=None))
+        else:
+            np.testing.assert_array_equal(found, expected, strict=True)
+
+
+def test_what_cannot_be_taken_loose_is_taken_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> dict[str, str]:
+        raise OSError("no room")
+
+    plain = Session(convolutions(), RUNTIME, expose=INSIDE).run(pictures())
+    monkeypatch.setattr(session_module, "take_blocked", refuse)
+    found = Session(convolutions(), RUNTIME, expose=INSIDE, loose=INSIDE).run(pictures())
+    for one, other in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 # --- errors

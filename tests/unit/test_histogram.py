@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxq.numerics.histogram import EMPTY, FloatHistogram, centres, merge
-from onnxq.numerics.observe import BLOCK, SCRATCH, Observer, observe
+from onnxq.numerics.observe import BLOCK, Observer, Scratch, observe
 from onnxq.types import TensorStats
 
 
@@ -132,7 +132,7 @@ def test_counts_of_many_batches_add_up_to_those_of_one() -> None:
     random = np.random.default_rng(5)
     parts = [random.normal(size=size) * 10.0**power for size, power in ((9, -9), (7000, 0), (5, 8))]
     together = observe(np.concatenate(parts), keep=20)
-    observer, scratch = Observer(20), np.zeros(SCRATCH, np.int32)
+    observer, scratch = Observer(20), Scratch()
     for part in parts:
         observer.see(part, scratch)
     stats = observer.stats()
@@ -141,9 +141,36 @@ def test_counts_of_many_batches_add_up_to_those_of_one() -> None:
 
 
 def test_the_scratch_is_left_clean() -> None:
-    scratch = np.zeros(SCRATCH, np.int32)
+    scratch = Scratch()
     odd = np.array([np.nan, np.inf, 1e30, 1e-40, -0.0, 0, -5, 7e20], np.float32)
+    Observer(4).see(np.tile(odd, BLOCK), scratch)
     observer = Observer(4)
-    observer.see(np.tile(odd, BLOCK), scratch)
     observer.see(odd, scratch)
-    assert not scratch.any()
+    stats = observer.stats()
+    assert values_of(stats.histograms[0]) == values_of(observe(odd).histograms[0])
+    assert stats.ends[0].smallest.tolist() == [-5, 0, 0, 0]
+
+
+def test_odd_values_among_many_leave_the_others_as_they_are() -> None:
+    odd = np.array([np.nan, np.inf, 1e30, 1e-40, -0.0, 0, -5, 7e20], np.float32)
+    observer, scratch = Observer(4), Scratch()
+    for part in (np.ones(BLOCK), np.tile(odd, BLOCK), odd):
+        observer.see(part, scratch)
+    stats, times = observer.stats(), BLOCK + 1
+    assert (stats.nan, stats.infinite) == (times, 2 * times)
+    assert stats.histograms[0].zeros == 3 * times
+    assert stats.histograms[0].total == BLOCK + 5 * times
+    assert stats.ends[0].largest.tolist() == [np.float32(7e20)] * 4
+    assert stats.ends[0].smallest.tolist() == [-5] * 4
+
+
+def test_more_values_than_32_bits_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxq.numerics.observe.MOST", 100)
+    random = np.random.default_rng(6)
+    parts = [np.append(random.normal(size=90) * 10.0**power, [0, np.nan]) for power in range(5)]
+    observer, scratch = Observer(4), Scratch()
+    for part in parts:
+        observer.see(part, scratch)
+    found, expected = (s.histograms[0] for s in (observer.stats(), observe(np.concatenate(parts))))
+    assert values_of(found) == values_of(expected)
+    assert found.zeros == expected.zeros == 5
