@@ -190,6 +190,7 @@ def killed(bench: Bench, model: str) -> list[Line]:
 PARTS: dict[str, tuple[Callable[..., list[Line]], tuple[Any, ...], tuple[str, ...]]] = {
     "speed-256": (speed, (256,), tuple(BARS)),
     "speed-1024": (speed, (1024,), tuple(BARS)),
+    "speed-2048": (speed, (2048,), (EFFICIENTNET,)),
     "flat": (flat, (0,), (EFFICIENTNET,)),
     "flat-one": (flat, (1,), (EFFICIENTNET,)),
     "above": (above, (0,), ("minilm",)),

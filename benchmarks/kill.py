@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 9
-SAMPLES = 1000
+SAMPLES = 3000
 EVERY = 0.3  # seconds between checkpoints
+EARLY = 0.1  # share of the moments that come before the first checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,8 @@ class Killed:
 def kill_and_resume(model: Path, moments: int) -> Killed:
     """Kill -9 runs of ``onnxq calibrate`` and resume them.
 
-    The moments are spread from shortly before the first checkpoint to the end.
+    A few moments come before the first checkpoint; the others are spread from it to the end, so
+    that those runs go on from what they left.
 
     Args:
         model: Folder of ``model.onnx`` and ``calib.npz``.
@@ -49,7 +51,11 @@ def kill_and_resume(model: Path, moments: int) -> Killed:
         first, end = _watch(_start(model, whole), whole)
         for _ in range(moments):
             with _start(model, part) as running:
-                time.sleep(chance.uniform(0.8 * first, end))
+                if chance.random() < EARLY:
+                    time.sleep(chance.uniform(0, first))
+                else:
+                    _wait_for_checkpoint(running, part)
+                    time.sleep(chance.uniform(0, 0.9 * (end - first)))
                 running.kill()
             resumed += _checkpoint(part).exists()
             _start(model, part, "--resume").wait()
@@ -79,6 +85,12 @@ def _watch(running: subprocess.Popen[bytes], output: Path) -> tuple[float, float
         time.sleep(0.01)
     end = time.monotonic() - begin
     return first or 0.5 * end, end
+
+
+def _wait_for_checkpoint(running: subprocess.Popen[bytes], output: Path) -> None:
+    """Wait for the first checkpoint of a run, or its end."""
+    while running.poll() is None and not _checkpoint(output).exists():
+        time.sleep(0.01)
 
 
 def _checkpoint(output: Path) -> Path:
