@@ -47,7 +47,7 @@ from onnxq.search.tune import parts, tune  # noqa: E402
 from onnxq.sources import batches_of  # noqa: E402
 
 SWEEPS = 3
-GRID = 4  # tensors of the joint grid
+GRID = 3  # tensors of the joint grid
 SAMPLES = HERE.parent / "sample_models"
 
 
