@@ -19,7 +19,7 @@ from onnxq.graph.query import (
     label,
     output_channel_axis,
 )
-from onnxq.recipe import NodeRule, Recipe
+from onnxq.recipe import FLOAT, NodeRule, Recipe
 from onnxq.targets import OpRule, Target
 from onnxq.worth import not_worth
 
@@ -64,6 +64,11 @@ class Context:
         """Say whether an operator type is worth quantizing by itself."""
         rule = self.target.ops.get(op)
         return rule is not None and rule.role != "follow"
+
+    def is_weight_only(self, node: Node) -> bool:
+        """Say whether the activations of a node stay float, as asked."""
+        asked = self.rule(node).activations.over(self.recipe.activations)
+        return asked.dtype == FLOAT and self.target.float_activations
 
     def result(self, node: Node) -> Tensor:
         """Return a node's output, behind the activation it absorbs."""
@@ -122,7 +127,7 @@ def refusal(context: Context, node: Node) -> str:
             return f"{tensor.name!r} is {kind.dtype if kind else 'of unknown type'}, not float"
         if isinstance(tensor, Constant) and not _ordinary(tensor):
             return f"the constant {tensor.name!r} is empty or holds infinite or huge values"
-    return _form(node)
+    return _form(node, context.target)
 
 
 def _ordinary(tensor: Constant) -> bool:
@@ -131,8 +136,8 @@ def _ordinary(tensor: Constant) -> bool:
     return values.size > 0 and bool((np.abs(values) < 1e30).all())
 
 
-def _form(node: Node) -> str:
-    """Return why the attributes or constants of a node do not fit an integer kernel."""
+def _form(node: Node, target: Target) -> str:
+    """Return why the attributes or constants of a node do not fit an integer kernel, or an array."""
     if node.op in WEIGHTED and not isinstance(node.inputs[1], Constant):
         return "its weights are not constant"
     if node.op in WEIGHTED and len(node.inputs) > 2 and node.inputs[2].name:
@@ -141,14 +146,20 @@ def _form(node: Node) -> str:
             return "its bias is no constant with one value an output channel"
         if not _ordinary(bias):
             return f"its bias {bias.name!r} holds infinite or huge values"
-    attrs = node.attrs
-    if node.op == "Gemm" and (
-        attrs.get("transA", 0) or attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0
-    ):
+    if target.tiled and not any(isinstance(tensor, Constant) for tensor in node.inputs[:2]):
+        return "neither input is constant, and arrays hold constants"
+    if node.op == "Gemm" and not (target.tiled or _is_plain(node)):
         return "the Gemm transposes its input or scales by alpha or beta"
     if node.op in (*WEIGHTED, "MatMul") and all(isinstance(t, Constant) for t in node.inputs[:2]):
         return "both of its inputs are constant"
     return ""
+
+
+def _is_plain(node: Node) -> bool:
+    """Say whether a Gemm multiplies and adds, and does nothing else."""
+    attrs = node.attrs
+    scaled = attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0
+    return not (scaled or attrs.get("transA", 0))
 
 
 def _channels(node: Node) -> int:

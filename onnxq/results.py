@@ -9,7 +9,7 @@ from onnxq.layers import Layer
 from onnxq.passes import PassReport
 from onnxq.plan import Plan
 
-SIDECAR = ".json"  # what the name of the table of positions ends with
+SIDECARS = (".json", ".npz")  # what the names of an emitter's table and its arrays end with
 
 
 @dataclass(frozen=True, kw_only=True)
