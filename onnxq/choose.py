@@ -137,22 +137,26 @@ def _ordinary(tensor: Constant) -> bool:
 
 
 def _form(node: Node, target: Target) -> str:
-    """Return why the attributes or constants of a node do not fit an integer kernel, or an array."""
+    """Return why the form of a node does not fit an integer kernel, or an array."""
     if node.op in WEIGHTED and not isinstance(node.inputs[1], Constant):
         return "its weights are not constant"
-    if node.op in WEIGHTED and len(node.inputs) > 2 and node.inputs[2].name:
-        bias, channels = node.inputs[2], _channels(node)
-        if not isinstance(bias, Constant) or list(bias.shape) != [channels]:
-            return "its bias is no constant with one value an output channel"
-        if not _ordinary(bias):
-            return f"its bias {bias.name!r} holds infinite or huge values"
     if target.tiled and not any(isinstance(tensor, Constant) for tensor in node.inputs[:2]):
         return "neither input is constant, and arrays hold constants"
     if node.op == "Gemm" and not (target.tiled or _is_plain(node)):
         return "the Gemm transposes its input or scales by alpha or beta"
     if node.op in (*WEIGHTED, "MatMul") and all(isinstance(t, Constant) for t in node.inputs[:2]):
         return "both of its inputs are constant"
-    return ""
+    return _bias_form(node) if node.op in WEIGHTED else ""
+
+
+def _bias_form(node: Node) -> str:
+    """Return why the bias of a node does not fit, or nothing."""
+    if len(node.inputs) < 3 or not node.inputs[2].name:
+        return ""
+    bias, channels = node.inputs[2], _channels(node)
+    if not isinstance(bias, Constant) or list(bias.shape) != [channels]:
+        return "its bias is no constant with one value an output channel"
+    return "" if _ordinary(bias) else f"its bias {bias.name!r} holds infinite or huge values"
 
 
 def _is_plain(node: Node) -> bool:

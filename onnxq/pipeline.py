@@ -127,7 +127,7 @@ def _write_table(path: Path, emitted: Emitted) -> None:
         text = json.dumps(emitted.table, indent=1)
         plain.write_text(f"{text}\n", encoding="utf-8")
     if emitted.arrays:
-        np.savez(arrays, **emitted.arrays)
+        np.savez(arrays, allow_pickle=False, **emitted.arrays)
 
 
 def _prepared(path: Path) -> Model:

@@ -41,7 +41,7 @@ class TensorRule:
     """What is asked of a kind of tensor; None leaves it to the next in line.
 
     Attributes:
-        dtype: Integer type, e.g. ``uint8``; for activations also ``float``: they stay what they are.
+        dtype: Integer type, e.g. ``uint8``; ``float`` leaves activations as they are.
         symmetric: Zero point fixed, or free.
         granularity: ``tensor`` or ``channel``; for activations also ``channel:AXIS``.
         range: Name of a range algorithm.

@@ -19,6 +19,8 @@ ELSEWHERE = (  # flags about what a table does not hold
     "correct_bias",
     "rounding",
     "qdq",
+    "crossbar",
+    "rows",
 )
 
 

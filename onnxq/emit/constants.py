@@ -67,7 +67,7 @@ def parameters(params: QuantParams, *, packed: bool) -> list[Array]:
 
 
 def element_type(dtype: IntType, *, packed: bool) -> np.dtype[Any]:
-    """Return the numpy type whose constants ONNX stores as this integer type, or the next larger."""
+    """Return the numpy type whose constants ONNX stores as this integer type, or a larger one."""
     if dtype.bits <= 4 and packed:
         four: np.dtype[Any] = np.dtype(ml_dtypes.int4 if dtype.signed else ml_dtypes.uint4)
         return four

@@ -23,7 +23,7 @@ from typing import Any
 from onnxq.emit.biases import Fitted
 from onnxq.emit.qdq import Emitted, emit_qdq
 from onnxq.graph.edit import add_metadata
-from onnxq.graph.io import Model, Node, array_of
+from onnxq.graph.io import Model, array_of
 from onnxq.graph.opset import METADATA_IR, raise_ir
 from onnxq.numerics.affine import quantize
 from onnxq.numerics.matrices import matrices, utilisation

@@ -40,9 +40,7 @@ def matrix_view(
     return MatrixView(split=shape, names=names, groups=stack, rows=(inputs,), columns=(outputs,))
 
 
-def _convolution(
-    shape: tuple[int, ...], groups: int, rows: str, *, transposed: bool
-) -> MatrixView:
+def _convolution(shape: tuple[int, ...], groups: int, rows: str, *, transposed: bool) -> MatrixView:
     """Return the view of a convolution; the groups lie on the first axis of its weight."""
     kernel = tuple(range(3, len(shape) + 1))
     inputs, outputs = (1, 2) if transposed else (2, 1)

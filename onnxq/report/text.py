@@ -43,7 +43,8 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
         f"{result.path}: {size / 1e6:.2f} MB, {size / float_size:.2f} × float; {raised_opset}, "
         f"onnxruntime {result.onnxruntime} or newer"
     )
-    if result.latency is not None and result.latency.ratio > SLOWER:
+    simulated = plan.target.tiled  # the file stands for a chip, its time here says nothing
+    if result.latency is not None and result.latency.ratio > SLOWER and not simulated:
         yield (
             f"warning: slower than the float model here, {result.latency.ratio:.2f} × its time for "
             "one sample: --exclude what does not pay (onnxq inspect --plan), or keep it float"
@@ -67,12 +68,13 @@ def _crossbar(result: Quantized) -> Iterator[str]:
     table = result.emitted.table
     if table is None or not result.plan.target.tiled:
         return
-    arrays = f"{table['arrays']} arrays of {table['array'][0]}x{table['array'][1]}"
-    yield f"weights on {arrays}, {100 * table['utilisation']:.1f} % of their cells used"
+    size = "x".join(map(str, table["array"]))
+    share = f"{100 * table['utilisation']:.1f} % of their cells used"
+    yield f"weights on {table['arrays']} arrays of {size}, {share}"
     worst = min(table["layers"], key=lambda layer: layer["utilisation"])
     if worst["utilisation"] < SPARSE:
-        share = f"{100 * worst['utilisation']:.2g} % of the cells of {worst['arrays']} arrays"
-        yield f"most of the padding: {worst['name']} uses {share}"
+        share = f"{100 * worst['utilisation']:.2g} % of {worst['arrays']} x {size}"
+        yield f"the emptiest: {worst['name']}, {share}"
     paths = [f"{result.path}{suffix}" for suffix in SIDECARS]
     yield f"map of the tiles: {paths[0]}, their codes and scales: {paths[1]}"
 
