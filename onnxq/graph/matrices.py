@@ -41,14 +41,16 @@ def matrix_view(
 
 
 def _convolution(shape: tuple[int, ...], groups: int, rows: str, *, transposed: bool) -> MatrixView:
-    """Return the view of a convolution; the groups lie on the first axis of its weight."""
-    kernel = tuple(range(3, len(shape) + 1))
-    inputs, outputs = (1, 2) if transposed else (2, 1)
+    """Return the view of a convolution; groups, if there are some, lie on the first axis."""
+    first = 1 if groups > 1 else 0  # axis of the split weight behind that of the groups
+    kernel = tuple(range(first + 2, first + len(shape)))
+    inputs, outputs = (first, first + 1) if transposed else (first + 1, first)
     both = ("input", "output") if transposed else ("output", "input")
+    count, stack = ((groups, shape[0] // groups), ("group",)) if first else ((shape[0],), ())
     return MatrixView(
-        split=(groups, shape[0] // groups, *shape[1:]),
-        names=("group", *both, *(f"kernel {axis}" for axis in range(len(kernel)))),
-        groups=(0,),
+        split=(*count, *shape[1:]),
+        names=(*stack, *both, *(f"kernel {axis}" for axis in range(len(kernel)))),
+        groups=tuple(range(first)),
         rows=(inputs, *kernel) if rows == "channel" else (*kernel, inputs),
         columns=(outputs,),
     )

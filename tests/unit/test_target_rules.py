@@ -141,6 +141,7 @@ def test_what_is_written_runs_and_is_near(result: Result, optimize: bool) -> Non
 
 LEAST = {2: -1.0, 3: 0.5, 4: 0.85, 5: 0.95, 6: 0.98, 7: 0.99}  # cosine by bits
 ACTIVATIONS = {
+    "crossbar": np.uint8,
     "fixed-point": np.int8,
     "generic": np.int8,
     "openvino": np.uint8,
@@ -155,7 +156,8 @@ def test_element_types(on: str) -> None:
     zero_points = [zero for _, zero in pairs(model).values()]
     assert {zero.dtype for zero in zero_points} == {np.dtype(ACTIVATIONS[on])}
     codes, scale = stored(model)["k"]
-    assert (codes.dtype, scale.shape) == (np.int8, () if on == "fixed-point" else (4,))
+    shape = {"fixed-point": (), "crossbar": (4, 5)}.get(on, (4,))  # 36 inputs on arrays of 8
+    assert (codes.dtype, scale.shape) == (np.int8, shape)
     assert ("b" in stored(model)) == (target(on).bias is not None)
     assert ("b" in initializers(model)) == (target(on).bias is None)
 
