@@ -211,6 +211,8 @@ def _fails(context: Context, node: Node, chosen: Mapping[str, Node]) -> str:
             return f"{tensor.name!r} {context.unfit[tensor.name]}"
     if context.op(node).role != "follow":
         return not_worth(node, context.target.worth, _conversions(context, node, chosen))
+    if context.is_weight_only(node):
+        return "its activations stay float, as asked"
     for _, tensor in context.data(node):
         if not (isinstance(tensor, Constant) or _is_integer(context, tensor, chosen)):
             return f"it reads {tensor.name!r}, which is float"
@@ -249,10 +251,11 @@ def _kernels(context: Context, tensor: Tensor) -> set[str]:
 
 
 def readers(context: Context, tensor: Tensor, chosen: Mapping[str, Node]) -> Iterator[Node]:
-    """Yield the chosen nodes that read a tensor as a value."""
+    """Yield the chosen nodes that read a tensor as integers."""
     for node in tensor.outputs:
         key = node.outputs[0].name if node.outputs else ""
-        if chosen.get(key) is node and any(t is tensor for _, t in context.data(node)):
+        integer = chosen.get(key) is node and not context.is_weight_only(node)
+        if integer and any(t is tensor for _, t in context.data(node)):
             yield node
 
 

@@ -121,7 +121,7 @@ class Target:
         correct_bias: Whether biases take up the mean error of their layer unless asked otherwise.
         power_of_two: Whether scales are powers of two; nodes then tell their positions.
         float_activations: Whether activations can stay float, weights alone quantized; wants the
-            placement ``inputs`` and operators with the role ``compute`` only.
+            placement ``inputs``.
     """
 
     name: str

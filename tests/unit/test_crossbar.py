@@ -201,7 +201,8 @@ def test_no_blocks_go_straight_into_an_operator() -> None:
         ("conv", "kernel", ["Reshape", "Transpose"]),
         ("grouped conv", "kernel", ["Reshape", "Transpose", "Reshape"]),
         ("grouped conv", "channel", ["Reshape"]),
-        ("conv transpose", "channel", ["Reshape", "Transpose", "Reshape"]),
+        ("conv transpose", "channel", ["Reshape", "Transpose"]),
+        ("grouped conv transpose", "channel", ["Reshape", "Transpose", "Reshape"]),
         ("gemm", "channel", ["Transpose"]),
         ("gemm, transB", "channel", []),
         ("matmul, a stack", "channel", ["Reshape", "Transpose"]),
@@ -342,3 +343,18 @@ def test_widths_the_emitter_cannot_hold_are_refused(dtype: str) -> None:
 def test_float_activations_are_of_the_target_crossbar_only() -> None:
     with pytest.raises(RecipeError, match="'float' is no integer type"):
         resolve(from_proto(build(NET, WEIGHTS)), target("cpu"), Recipe(activations=FLOAT))
+
+
+def test_codes_pass_through_what_only_moves_them() -> None:
+    proto = build(
+        """net (float[N, 3, 8, 8] x) => (float[N, 4, 4, 4] y) {
+        c = Conv(x, w, b) r = Relu(c) p = MaxPool<kernel_shape = [3, 3]>(r)
+        d = Conv<pads = [1, 1, 1, 1]>(p, k) e = Conv(r, k) y = Add(d, e) }""",
+        {"w": (6, 3, 3, 3), "b": (6,), "k": (4, 6, 3, 3)},
+    )
+    result = quantized(proto, Recipe(crossbar="16x4"), on="crossbar")
+    assert list(result.plan.activations) == ["x", "r", "p"]
+    assert result.plan.activations["p"].carried
+    result = quantized(proto, Recipe(crossbar="16x4", activations=FLOAT), on="crossbar")
+    assert not result.activations
+    assert result.plan.nodes["p"].reason == "its activations stay float, as asked"
