@@ -140,11 +140,12 @@ def _form(node: Node, target: Target) -> str:
     """Return why the form of a node does not fit an integer kernel, or an array."""
     if node.op in WEIGHTED and not isinstance(node.inputs[1], Constant):
         return "its weights are not constant"
-    if target.tiled and not any(isinstance(tensor, Constant) for tensor in node.inputs[:2]):
+    constant = [isinstance(tensor, Constant) for tensor in node.inputs[:2]]
+    if node.op == "MatMul" and target.tiled and not any(constant):
         return "neither input is constant, and arrays hold constants"
     if node.op == "Gemm" and not (target.tiled or _is_plain(node)):
         return "the Gemm transposes its input or scales by alpha or beta"
-    if node.op in (*WEIGHTED, "MatMul") and all(isinstance(t, Constant) for t in node.inputs[:2]):
+    if node.op in (*WEIGHTED, "MatMul") and all(constant):
         return "both of its inputs are constant"
     return _bias_form(node) if node.op in WEIGHTED else ""
 
@@ -211,6 +212,11 @@ def _fails(context: Context, node: Node, chosen: Mapping[str, Node]) -> str:
             return f"{tensor.name!r} {context.unfit[tensor.name]}"
     if context.op(node).role != "follow":
         return not_worth(node, context.target.worth, _conversions(context, node, chosen))
+    return _cannot_follow(context, node, chosen)
+
+
+def _cannot_follow(context: Context, node: Node, chosen: Mapping[str, Node]) -> str:
+    """Return why there are no integers around a node for it to follow, or nothing."""
     if context.is_weight_only(node):
         return "its activations stay float, as asked"
     for _, tensor in context.data(node):
