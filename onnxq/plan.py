@@ -226,7 +226,7 @@ def _check_rules(context: Context) -> None:
     shifts, tiles = "powers of two, like fixed-point", "one scale an array, like crossbar"
     keys = {
         **dict.fromkeys(("positions", "rounding", "qdq"), (context.target.power_of_two, shifts)),
-        **dict.fromkeys(("crossbar", "rows"), (context.target.tiled, tiles)),
+        **dict.fromkeys(("crossbar", "rows", "tile_scales"), (context.target.tiled, tiles)),
     }
     for key, (known, what) in keys.items():
         if getattr(context.recipe, key) is not None and not known:

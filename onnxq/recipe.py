@@ -30,10 +30,15 @@ from onnxq.errors import RecipeError, UnknownNameError
 POSITIONS = ("any", "chip")
 ROUNDINGS = ("half-even", "half-up", "floor")
 ROWS = ("channel", "kernel")
+TILE_SCALES = ("range", "cosine")
 FLOAT = "float"  # what activations are asked to be that stay float
 _SINGLE = (  # keys with a single value
     "target", "correct_bias", "positions", "rounding", "qdq", "crossbar", "rows",
+    "tile_scales",
 )  # fmt: skip
+_WORDS = {
+    "positions": POSITIONS, "rounding": ROUNDINGS, "rows": ROWS, "tile_scales": TILE_SCALES,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +126,8 @@ class Recipe:
         crossbar: For scales a tile: the size of the arrays, inputs × outputs, e.g. ``128x64``.
         rows: For scales a tile: how the weights of a convolution are numbered along an array's
             rows, ``channel`` by input channel first, or ``kernel`` by place in the kernel first.
+        tile_scales: For scales a tile: ``range``, what the range algorithm says of its weights;
+            or ``cosine``, moved from there to the best cosine of the layer's output.
     """
 
     target: str | None = None
@@ -134,15 +141,16 @@ class Recipe:
     qdq: bool | None = None
     crossbar: str | None = None
     rows: str | None = None
+    tile_scales: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing.
 
         Raises:
-            UnknownNameError: Positions, rounding or rows are none of those listed.
+            UnknownNameError: A word is none of those listed.
             RecipeError: The crossbar is no size.
         """
-        for key, words in (("positions", POSITIONS), ("rounding", ROUNDINGS), ("rows", ROWS)):
+        for key, words in _WORDS.items():
             value = getattr(self, key)
             if value is not None and value not in words:
                 raise UnknownNameError(key, value, words)

@@ -154,6 +154,7 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
         qdq=flags.qdq,
         crossbar=_size(flags.crossbar),
         rows=flags.rows,
+        tile_scales=flags.tile_scales,
     )
     return _tuned(single.over(recipe), flags)
 

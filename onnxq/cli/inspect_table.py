@@ -21,6 +21,7 @@ ELSEWHERE = (  # flags about what a table does not hold
     "qdq",
     "crossbar",
     "rows",
+    "tile_scales",
 )
 
 

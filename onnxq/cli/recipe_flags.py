@@ -164,6 +164,15 @@ class RecipeFlags:
             rich_help_panel=CROSSBAR,
         ),
     ] = None
+    tile_scales: Annotated[
+        str | None,
+        typer.Option(
+            metavar="range|cosine",
+            help="The scale --weight-range chooses for a tile (default), or moved from there to "
+            "the best cosine of the layer's output on the kept samples.",
+            rich_help_panel=CROSSBAR,
+        ),
+    ] = None
     recipe: options.RecipeFile = None
 
 

@@ -165,3 +165,29 @@ def test_calibration_needs_no_size(tmp_path: Path) -> None:
     done = invoke("calibrate", MODEL, "--data", DATA, "--samples", 8, "--target", "crossbar",
                   "-o", tmp_path / "t.calib")  # fmt: skip
     assert done.exit_code == 0, done.output
+
+
+def test_scales_by_the_output_bring_it_nearer(table: Path, tmp_path: Path) -> None:
+    found = []
+    for scales in ("range", "cosine"):
+        output = tmp_path / f"{scales}.onnx"
+        done = invoke("quantize", MODEL, "--calib", table, "-o", output, "--target", "crossbar",
+                      "--crossbar", "64x32", "--weights", "int4", "--activations", "float",
+                      "--tile-scales", scales)  # fmt: skip
+        assert done.exit_code == 0, done.output
+        report = tmp_path / "c.json"
+        done = invoke("compare", MODEL, output, "--data", MODEL.with_name("eval.npz"),
+                      "--samples", 128, "--json", report)  # fmt: skip
+        assert done.exit_code == 0, done.output
+        (near,) = json.loads(report.read_text())["outputs"].values()
+        found.append(near["cosine"])
+    assert found[1] > found[0] + 0.01
+
+
+def test_scales_by_the_output_need_samples(tmp_path: Path) -> None:
+    table = tmp_path / "t.calib"
+    invoke("calibrate", MODEL, "--data", DATA, "--samples", 8, "--keep-samples", 0, "-o", table)
+    done = invoke("quantize", MODEL, "--calib", table, "-o", tmp_path / "q.onnx", "--target",
+                  "crossbar", "--crossbar", "8x8", "--tile-scales", "cosine")  # fmt: skip
+    assert done.exit_code == 4
+    assert "calibrate with --keep-samples" in " ".join(done.output.split())
