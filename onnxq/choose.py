@@ -17,7 +17,7 @@ from onnxq.graph.query import (
     label,
     output_channel_axis,
 )
-from onnxq.recipe import NodeRule, Recipe
+from onnxq.recipe import FLOAT, NodeRule, Recipe
 from onnxq.targets import OpRule, Target
 from onnxq.worth import not_worth
 
@@ -64,6 +64,11 @@ class Context:
         """Say whether an operator type is worth quantizing by itself."""
         rule = self.target.ops.get(op)
         return rule is not None and rule.role != "follow"
+
+    def is_weight_only(self, node: Node) -> bool:
+        """Say whether the activations of a node stay float, as asked."""
+        asked = self.rule(node).activations.over(self.recipe.activations)
+        return asked.dtype == FLOAT and self.target.float_activations
 
     def result(self, node: Node) -> Tensor:
         """Return a node's output, behind the activation it absorbs."""
@@ -134,23 +139,36 @@ def refusal(context: Context, node: Node) -> str:
 
 
 def _form(context: Context, node: Node) -> str:
-    """Return why the attributes or constants of a node do not fit an integer kernel."""
+    """Return why the form of a node does not fit an integer kernel, or an array."""
     if node.op in WEIGHTED and not isinstance(node.inputs[1], Constant):
         return "its weights are not constant"
-    if node.op in WEIGHTED and len(node.inputs) > 2 and node.inputs[2].name:
-        bias, channels = node.inputs[2], _channels(node)
-        if not isinstance(bias, Constant) or list(bias.shape) != [channels]:
-            return "its bias is no constant with one value an output channel"
-        if not context.is_ordinary(bias):
-            return f"its bias {bias.name!r} holds infinite or huge values"
-    attrs = node.attrs
-    if node.op == "Gemm" and (
-        attrs.get("transA", 0) or attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0
-    ):
+    tiled = context.target.tiled
+    constant = [isinstance(tensor, Constant) for tensor in node.inputs[:2]]
+    if node.op == "MatMul" and tiled and not any(constant):
+        return "neither input is constant, and arrays hold constants"
+    if node.op == "Gemm" and not (tiled or _is_plain(node)):
         return "the Gemm transposes its input or scales by alpha or beta"
-    if node.op in (*WEIGHTED, "MatMul") and all(isinstance(t, Constant) for t in node.inputs[:2]):
+    if node.op in (*WEIGHTED, "MatMul") and all(constant):
         return "both of its inputs are constant"
-    return ""
+    return _bias_form(context, node) if node.op in WEIGHTED else ""
+
+
+def _bias_form(context: Context, node: Node) -> str:
+    """Return why the bias of a node does not fit, or nothing."""
+    if len(node.inputs) < 3 or not node.inputs[2].name:
+        return ""
+    bias, channels = node.inputs[2], _channels(node)
+    if not isinstance(bias, Constant) or list(bias.shape) != [channels]:
+        return "its bias is no constant with one value an output channel"
+    ordinary = context.is_ordinary(bias)
+    return "" if ordinary else f"its bias {bias.name!r} holds infinite or huge values"
+
+
+def _is_plain(node: Node) -> bool:
+    """Say whether a Gemm multiplies and adds, and does nothing else."""
+    attrs = node.attrs
+    scaled = attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0
+    return not (scaled or attrs.get("transA", 0))
 
 
 def _channels(node: Node) -> int:
@@ -198,6 +216,13 @@ def _fails(context: Context, node: Node, chosen: Mapping[str, Node]) -> str:
             return f"{tensor.name!r} {context.unfit[tensor.name]}"
     if context.op(node).role != "follow":
         return not_worth(node, context.target.worth, _conversions(context, node, chosen))
+    return _cannot_follow(context, node, chosen)
+
+
+def _cannot_follow(context: Context, node: Node, chosen: Mapping[str, Node]) -> str:
+    """Return why there are no integers around a node for it to follow, or nothing."""
+    if context.is_weight_only(node):
+        return "its activations stay float, as asked"
     for _, tensor in context.data(node):
         if not (isinstance(tensor, Constant) or _is_integer(context, tensor, chosen)):
             return f"it reads {tensor.name!r}, which is float"
@@ -236,10 +261,11 @@ def _kernels(context: Context, tensor: Tensor) -> set[str]:
 
 
 def readers(context: Context, tensor: Tensor, chosen: Mapping[str, Node]) -> Iterator[Node]:
-    """Yield the chosen nodes that read a tensor as a value."""
+    """Yield the chosen nodes that read a tensor as integers."""
     for node in tensor.outputs:
         key = node.outputs[0].name if node.outputs else ""
-        if chosen.get(key) is node and any(t is tensor for _, t in context.data(node)):
+        integer = chosen.get(key) is node and not context.is_weight_only(node)
+        if integer and any(t is tensor for _, t in context.data(node)):
             yield node
 
 

@@ -41,8 +41,10 @@ def correct_biases(
         How many biases were corrected.
     """
     layers = [node for node in model.graph.nodes if node.outputs and _correctable(node, plan)]
-    inputs = {node.inputs[0].name for node in layers} & activations.keys()
-    means = _means(model, {name: activations[name] for name in inputs}, samples, runtime)
+    read = {node.inputs[0].name: activations.get(node.inputs[0].name) for node in layers}
+    floats = {n.inputs[0].name for n in layers if plan.nodes[n.outputs[0].name].weight_only}
+    inputs = {name: used for name, used in read.items() if used is not None or name in floats}
+    means = _means(model, inputs, samples, runtime)
     names = Names(model)
     corrected = 0
     for node in layers:
@@ -64,11 +66,11 @@ def _correctable(node: Node, plan: Plan) -> bool:
 
 def _means(
     model: Model,
-    activations: Mapping[str, QuantParams],
+    activations: Mapping[str, QuantParams | None],
     samples: Iterable[Batch],
     runtime: Runtime,
 ) -> dict[str, tuple[Array, Array]]:
-    """Return the channel means of tensors before and after quantizing, each ``(C,)``."""
+    """Return the channel means of tensors before and after quantizing, if so, each ``(C,)``."""
     given = {tensor.name for tensor in model.graph.inputs}
     inside = [name for name in activations if name not in given]
     session = Session(model, runtime, expose=inside)
@@ -77,7 +79,8 @@ def _means(
         values = dict(batch.inputs)
         values.update(zip(session.outputs, session.run(batch.inputs), strict=True))
         for name, params in activations.items():
-            both = [_channel_means(x) for x in (values[name], fake_quantize(values[name], params))]
+            after = values[name] if params is None else fake_quantize(values[name], params)
+            both = [_channel_means(x) for x in (values[name], after)]
             sums.setdefault(name, []).append(np.stack(both))
     return {name: tuple(np.mean(found, axis=0)) for name, found in sums.items()}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from onnxq import calibration, comparison
 from onnxq.correction import correct_biases
 from onnxq.emit.biases import Weights
-from onnxq.errors import ModelError
+from onnxq.errors import CalibrationError, ModelError
 from onnxq.feeds import Batch
 from onnxq.graph.io import Model
 from onnxq.graph.session import Recorded, Runtime, Session
@@ -17,6 +17,7 @@ from onnxq.plan import Plan
 from onnxq.planning import plan_model
 from onnxq.recipe import Recipe
 from onnxq.table import CalibrationTable
+from onnxq.tile_scales import searched
 from onnxq.types import QuantParams, TensorStats
 
 SAME_FUNCTION = 60.0  # dB; what folding and a raised operator set may cost in float32
@@ -70,7 +71,7 @@ def draft(
 
     Raises:
         ModelError: The model cannot be loaded, or holds nothing to quantize.
-        CalibrationError: The table is of another model, or lacks a tensor.
+        CalibrationError: The table is of another model, or lacks a tensor or samples.
         RecipeError: The recipe means nothing here.
         UnsupportedError: The target cannot express the recipe.
     """
@@ -83,10 +84,15 @@ def draft(
     reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
     _check_function(prepared, reference, samples, runtime)
     activations, weights = activation_params(plan, seen), weight_params(plan, prepared)
-    corrected = 0
+    corrected, fit = 0, samples[::2]
+    searching = recipe.tile_scales == "cosine"
+    if searching:
+        _check_samples(fit)
+        weights = searched(prepared, plan, weights, fit, runtime)
     wanted = plan.target.correct_bias if recipe.correct_bias is None else recipe.correct_bias
     if wanted and samples:
-        corrected = correct_biases(prepared, plan, activations, weights, samples[::2], runtime)
+        corrected = correct_biases(prepared, plan, activations, weights, fit, runtime)
+    if searching or (wanted and samples):
         samples = samples[1::2] or samples  # what was fitted is no check
     return Draft(
         prepared=prepared,
@@ -100,6 +106,15 @@ def draft(
         samples=samples,
         reference=reference,
     )
+
+
+def _check_samples(samples: list[Batch]) -> None:
+    """Refuse to search for scales on nothing."""
+    if not samples:
+        raise CalibrationError(
+            "tile_scales cosine needs samples, and the calibration table keeps none: calibrate "
+            "with --keep-samples"
+        )
 
 
 def _check_function(

@@ -15,6 +15,7 @@ from onnxq.passes import PassReport
 from onnxq.passes.hoist_constants import hoist_constants
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, resolve
+from onnxq.planning import check_size
 from onnxq.recipe import Recipe
 from onnxq.targets import target
 
@@ -66,6 +67,7 @@ def planned(path: Path, recipe: Recipe) -> Planned:
         RecipeError: The recipe means nothing here.
         UnsupportedError: The target cannot express the recipe.
     """
+    check_size(recipe)
     model = io.load(path)
     before = model.opset
     passes = prepare(model)

@@ -13,6 +13,7 @@ from onnxq.numerics.affine import params_of
 from onnxq.numerics.ends import ends
 from onnxq.numerics.extremes import extremes
 from onnxq.numerics.fixed_point import beyond
+from onnxq.numerics.matrices import matrices
 from onnxq.plan import Plan, WeightPlan
 from onnxq.types import QuantParams, QuantSpec, Range, TensorStats
 
@@ -70,7 +71,7 @@ def weight_params(plan: Plan, model: Model) -> dict[tuple[str, int], QuantParams
 
 def weight_stats(weight: WeightPlan, tensor: Any) -> TensorStats:
     """Look at a weight as closely as its range algorithm needs."""
-    values, algorithm = io.array_of(tensor), weight.spec.range
+    values, algorithm = matrices(io.array_of(tensor), weight.spec.matrix), weight.spec.range
     if algorithm.needs_histogram:
         from onnxq.numerics.observe import observe  # noqa: PLC0415  the compiler is slow to load
 

@@ -10,6 +10,8 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from onnxq import comparison
 from onnxq.calibrating import Collection, calibrate
 from onnxq.comparison import Comparison, Latency
@@ -28,7 +30,7 @@ from onnxq.metrics.answers import Metric
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan
 from onnxq.recipe import Recipe, dumps
-from onnxq.results import SIDECAR, Compared, Quantized
+from onnxq.results import SIDECARS, Compared, Quantized
 from onnxq.sources import Source, batches_of
 from onnxq.table import CalibrationTable
 
@@ -66,7 +68,8 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
     """Write the quantized model.
 
     The file is checked, loaded, run on the samples the table keeps, and only then put in place,
-    with ``<output>.json``, a table of positions, where scales are powers of two.
+    with ``<output>.json``, a table of positions, where scales are powers of two; on crossbars that
+    is a map of all tiles, and ``<output>.npz`` holds their codes and scales.
 
     Args:
         model: The float model.
@@ -87,7 +90,7 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
     """
     runtime, limits = runtime or Runtime(), limits or Limits()
     inputs = io.files_of(model)
-    for suffix in ("", ".data", SIDECAR):
+    for suffix in ("", ".data", *SIDECARS):
         check_target(output.with_name(f"{output.name}{suffix}"), inputs)
     made = draft(model, table, recipe, max_opset=limits.max_opset, runtime=runtime)
     prepared, plan, samples, reference = made.prepared, made.plan, made.samples, made.reference
@@ -118,10 +121,13 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
 
 
 def _write_table(path: Path, emitted: Emitted) -> None:
-    """Write the table of positions beside the model, if there is one."""
+    """Write the table and its arrays beside the model, if there are any."""
+    plain, arrays = (path.with_name(f"{path.name}{suffix}") for suffix in SIDECARS)
     if emitted.table is not None:
         text = json.dumps(emitted.table, indent=1)
-        path.with_name(f"{path.name}{SIDECAR}").write_text(f"{text}\n", encoding="utf-8")
+        plain.write_text(f"{text}\n", encoding="utf-8")
+    if emitted.arrays:
+        np.savez(arrays, allow_pickle=False, **emitted.arrays)
 
 
 def _prepared(path: Path) -> Model:

@@ -92,6 +92,7 @@ class NodePlan:
         reason: Why.
         weights: Its constant inputs to quantize.
         bias: Index of its bias input, or None.
+        weight_only: Whether it reads activations as floats although its weights are quantized.
     """
 
     output: str
@@ -101,6 +102,7 @@ class NodePlan:
     reason: str
     weights: tuple[WeightPlan, ...] = ()
     bias: int | None = None
+    weight_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,10 +229,14 @@ def _context(model: Model, target: Target, recipe: Recipe) -> Context:
 
 def _check_rules(context: Context) -> None:
     """Refuse rules that match nothing, and keys that mean nothing on the target."""
-    for key in ("positions", "rounding", "qdq"):
-        asked = getattr(context.recipe, key)
-        if asked is not None and not context.target.power_of_two:
-            raise RecipeError(f"{key} is for targets with powers of two, like fixed-point")
+    shifts, tiles = "powers of two, like fixed-point", "one scale an array, like crossbar"
+    keys = {
+        **dict.fromkeys(("positions", "rounding", "qdq"), (context.target.power_of_two, shifts)),
+        **dict.fromkeys(("crossbar", "rows", "tile_scales"), (context.target.tiled, tiles)),
+    }
+    for key, (known, what) in keys.items():
+        if getattr(context.recipe, key) is not None and not known:
+            raise RecipeError(f"{key} is for targets with {what}")
     names = [(label(node), node.op) for node in context.model.graph.nodes]
     for rule in context.recipe.rules:
         if not any(rule.matches(*name) for name in names):
@@ -283,6 +289,8 @@ def _activations(context: Context, chosen: Mapping[str, Node]) -> dict[str, Acti
     """Plan every tensor that an integer operator reads or writes."""
     plans: dict[str, ActivationPlan] = {}
     for node in chosen.values():
+        if context.is_weight_only(node):
+            continue
         inside = epilogue_input(context, node, chosen)
         for _, tensor in context.data(node):
             if not (isinstance(tensor, Constant) or tensor.name in plans or tensor is inside):
@@ -381,7 +389,7 @@ def _node_plan(
 ) -> NodePlan:
     """Plan one node: float, or quantized if the activations are given."""
     weights: tuple[WeightPlan, ...] = ()
-    bias = None
+    bias, alone = None, activations is not None and context.is_weight_only(node)
     if activations is not None:
         weights = tuple(
             _weight(context, node, index, tensor)
@@ -389,6 +397,7 @@ def _node_plan(
             if isinstance(tensor, Constant)
         )
         has_bias = node.op in WEIGHTED and len(node.inputs) > 2 and node.inputs[2].name
+        has_bias = has_bias and not alone
         if has_bias and activations[node.inputs[0].name].spec.tile:
             reason = f"{reason}; float bias: {node.inputs[0].name!r} has one scale a channel"
         elif has_bias and context.target.bias:
@@ -401,6 +410,7 @@ def _node_plan(
         reason=reason,
         weights=weights,
         bias=bias,
+        weight_only=alone,
     )
 
 

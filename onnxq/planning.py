@@ -5,7 +5,7 @@ from pathlib import Path
 
 from onnxq import calibration
 from onnxq.emit.qdq import required_opset
-from onnxq.errors import UnsupportedError
+from onnxq.errors import RecipeError, UnsupportedError
 from onnxq.graph import io
 from onnxq.graph.io import Model
 from onnxq.graph.opset import raise_opset
@@ -24,10 +24,24 @@ def target_of(recipe: Recipe | None) -> Target:
     return target((recipe.target if recipe else None) or "cpu")
 
 
+def check_size(recipe: Recipe) -> None:
+    """Refuse crossbar arrays of no size; calibration alone does without.
+
+    Raises:
+        RecipeError: The target has arrays, and the recipe does not say how large they are.
+    """
+    hardware = target_of(recipe)
+    if hardware.tiled and recipe.crossbar is None:
+        raise RecipeError(
+            f"target {hardware.name} needs the size of its arrays, e.g. --crossbar 128x128"
+        )
+
+
 def plan_model(
     model: Path, recipe: Recipe, table: CalibrationTable, max_opset: int | None
 ) -> tuple[Model, Plan, list[PassReport], int]:
     """Load, prepare and plan, at the operator set the plan needs; return that of the file too."""
+    check_size(recipe)
     prepared = io.load(model)
     before = prepared.opset
     fixed = io.overridable(prepared)

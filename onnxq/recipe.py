@@ -29,7 +29,16 @@ from onnxq.errors import RecipeError, UnknownNameError
 
 POSITIONS = ("any", "chip")
 ROUNDINGS = ("half-even", "half-up", "floor")
-_SINGLE = ("target", "correct_bias", "positions", "rounding", "qdq")  # keys with a single value
+ROWS = ("channel", "kernel")
+TILE_SCALES = ("range", "cosine")
+FLOAT = "float"  # what activations are asked to be that stay float
+_SINGLE = (  # keys with a single value
+    "target", "correct_bias", "positions", "rounding", "qdq", "crossbar", "rows",
+    "tile_scales",
+)  # fmt: skip
+_WORDS = {
+    "positions": POSITIONS, "rounding": ROUNDINGS, "rows": ROWS, "tile_scales": TILE_SCALES,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,7 @@ class TensorRule:
     """What is asked of a kind of tensor; None leaves it to the next in line.
 
     Attributes:
-        dtype: Integer type, e.g. ``uint8``.
+        dtype: Integer type, e.g. ``uint8``; ``float`` leaves activations as they are.
         symmetric: Zero point fixed, or free.
         granularity: ``tensor`` or ``channel``; for activations also ``channel:AXIS``.
         range: Name of a range algorithm.
@@ -114,6 +123,11 @@ class Recipe:
         rounding: For powers of two: how the chip rounds what it shifts, ``half-even``,
             ``half-up`` or ``floor``.
         qdq: For powers of two: False keeps the graph float, weights and biases on their grids.
+        crossbar: For scales a tile: the size of the arrays, inputs × outputs, e.g. ``128x64``.
+        rows: For scales a tile: how the weights of a convolution are numbered along an array's
+            rows, ``channel`` by input channel first, or ``kernel`` by place in the kernel first.
+        tile_scales: For scales a tile: ``range``, what the range algorithm says of its weights;
+            or ``cosine``, moved from there to the best cosine of the layer's output.
     """
 
     target: str | None = None
@@ -125,17 +139,26 @@ class Recipe:
     positions: str | None = None
     rounding: str | None = None
     qdq: bool | None = None
+    crossbar: str | None = None
+    rows: str | None = None
+    tile_scales: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing.
 
         Raises:
-            UnknownNameError: The positions or the rounding are none of those listed.
+            UnknownNameError: A word is none of those listed.
+            RecipeError: The crossbar is no size.
         """
-        for key, words in (("positions", POSITIONS), ("rounding", ROUNDINGS)):
+        for key, words in _WORDS.items():
             value = getattr(self, key)
             if value is not None and value not in words:
                 raise UnknownNameError(key, value, words)
+        if self.crossbar is not None:
+            try:
+                crossbar_size(self.crossbar)
+            except ValueError as error:
+                raise RecipeError(str(error)) from error
 
     def over(self, other: "Recipe") -> "Recipe":
         """Return this recipe with its gaps filled from another; its rules come first."""
@@ -234,6 +257,18 @@ def channels(granularity: str | None) -> int | Literal["auto"] | None:
     if kind != "channel" or (colon and not re.fullmatch(r"-?[0-9]+", axis)):
         raise ValueError(f"granularity is tensor, channel or channel:AXIS, not {granularity!r}")
     return int(axis) if colon else "auto"
+
+
+def crossbar_size(text: str) -> tuple[int, int]:
+    """Read the size of an array: its rows, which are inputs, and its columns, the outputs.
+
+    Raises:
+        ValueError: It is not of the form ``RxC`` with both at least 1.
+    """
+    match = re.fullmatch(r"([1-9][0-9]{0,8})[x×]([1-9][0-9]{0,8})", text)
+    if not match:
+        raise ValueError(f"crossbar is rows x columns of an array, e.g. 128x64, not {text!r}")
+    return int(match[1]), int(match[2])
 
 
 def _node_rule(content: Any, number: int) -> NodeRule:

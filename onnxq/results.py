@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # calibration, which tells its progress only, is spared loadi
     from onnxq.passes import PassReport
     from onnxq.plan import Plan
 
-SIDECAR = ".json"  # what the name of the table of positions ends with
+SIDECARS = (".json", ".npz")  # what the names of an emitter's table and its arrays end with
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,12 @@ import numpy as np
 from onnxq.choose import Context
 from onnxq.errors import RecipeError, UnsupportedError
 from onnxq.graph.io import Constant, Node, Tensor
+from onnxq.graph.matrices import matrix_view
 from onnxq.graph.query import activation_bounds, gate_bound, output_channel_axis
 from onnxq.numerics.tiles import channel_tile
 from onnxq.ranges import RANGES, range_algorithm
 from onnxq.ranges.fixed import Fixed
-from onnxq.recipe import TensorRule, channels
+from onnxq.recipe import ROWS, TensorRule, channels, crossbar_size
 from onnxq.targets import Target
 from onnxq.types import ANY_POSITION, IntType, QuantSpec, RangeAlgorithm, Tile
 
@@ -60,6 +61,8 @@ def weight_spec(context: Context, node: Node, index: int, tensor: Constant) -> Q
         return _spec(context, named.over(like), "activations")
     needed = TensorRule(**context.op(node).weights)
     asked = needed.over(named.over(rule.weights.over(context.recipe.weights)))
+    if context.target.tiled:
+        return _tiled_spec(context, node, index, tensor, asked)
     granularity = asked.granularity or context.target.weights["granularity"]
     if granularity not in ("tensor", "channel"):
         raise RecipeError(f"weight {tensor.name!r}: granularity is tensor or channel")
@@ -67,6 +70,21 @@ def weight_spec(context: Context, node: Node, index: int, tensor: Constant) -> Q
     axis = output_channel_axis(node, index, rank) if granularity == "channel" else None
     tile = channel_tile(rank, axis) if axis is not None else ()
     return _spec(context, asked, "weights", tile=tile)
+
+
+def _tiled_spec(
+    context: Context, node: Node, index: int, tensor: Constant, asked: TensorRule
+) -> QuantSpec:
+    """Return what is asked of a weight on crossbar arrays; without a size, one array holds all."""
+    if asked.granularity is not None:
+        raise UnsupportedError(
+            f"target {context.target.name} has one weight scale an array, not a "
+            f"{asked.granularity}: --crossbar sets its size"
+        )
+    recipe = context.recipe
+    size = crossbar_size(recipe.crossbar) if recipe.crossbar else (0, 0)
+    view = matrix_view(node, index, tuple(tensor.shape), recipe.rows or ROWS[0])
+    return replace(_spec(context, asked, "weights", tile=(1, *size)), matrix=view)
 
 
 def joint_spec(specs: Sequence[QuantSpec]) -> QuantSpec:
@@ -100,7 +118,7 @@ def _spec(
     allowed = context.target.dtypes[kind]
     try:
         dtype = IntType.parse(rule.dtype)
-        axis = channels(rule.granularity)
+        axis = channels(rule.granularity) if kind == "activations" else None
     except ValueError as error:
         raise RecipeError(f"{kind}: {error}") from error
     if rule.dtype not in allowed:

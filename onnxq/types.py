@@ -7,9 +7,11 @@ All are frozen. Arrays inside are made read-only, and every invariant a docstrin
 checked on construction. A *tile* says how far one scale reaches: ``tile[i]`` elements along
 axis i, 0 for the whole axis; the empty tile is one scale for the whole tensor. So
 ``scale.shape[i] == ceil(shape[i] / tile[i])`` serves per tensor, per channel and crossbar
-tiles alike.
+tiles alike. The tile of a weight on crossbars cuts its matrices, see `MatrixView`, not the
+tensor itself.
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
@@ -77,6 +79,46 @@ class IntType:
     def qmax(self) -> int:
         """Largest code."""
         return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixView:
+    """How the weights of a layer become matrices of n inputs × m outputs, one a group.
+
+    ``onnxq.numerics.matrices`` turns one into the other.
+
+    Attributes:
+        split: Shape of the weight, axes that count groups and something else cut in two.
+        names: What each axis of ``split`` counts.
+        groups: Axes of ``split`` that count the matrices.
+        rows: Those that count inputs, slowest first.
+        columns: Those that count outputs.
+    """
+
+    split: tuple[int, ...]
+    names: tuple[str, ...]
+    groups: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check that every axis counts one thing.
+
+        Raises:
+            ValueError: An axis is missing or there twice, or has no name.
+        """
+        axes = sorted((*self.groups, *self.rows, *self.columns))
+        if axes != list(range(len(self.split))) or len(self.names) != len(self.split):
+            raise ValueError(f"axes {axes} and names {self.names} do not fit {self.split}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of matrices, of inputs and of outputs."""
+        groups, rows, columns = (
+            math.prod(self.split[axis] for axis in axes)
+            for axes in (self.groups, self.rows, self.columns)
+        )
+        return groups, rows, columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +235,7 @@ class QuantSpec:
         dtype: Integer type of the codes.
         symmetric: Zero point fixed at the middle of the type (0 when signed).
         tile: Reach of one scale, see the module docstring.
+        matrix: What the tile cuts, if it is not the tensor itself.
         range: The algorithm that turns statistics into a range.
         bounds: Interval outside of which the tensor has no values by construction, e.g.
             ``(0, 6)`` after Relu6; the range never leaves it.
@@ -205,6 +248,7 @@ class QuantSpec:
     symmetric: bool
     range: RangeAlgorithm
     tile: Tile = ()
+    matrix: MatrixView | None = None
     bounds: tuple[float, float] = (float("-inf"), float("inf"))
     power_of_two: bool = False
     positions: tuple[int, int] = ANY_POSITION
@@ -237,12 +281,14 @@ class QuantParams:
             ``()`` with the empty tile).
         zero_point: int64 within the type's codes, shape of ``scale``.
         tile: Reach of one scale.
+        matrix: What the tile cuts, if it is not the tensor itself; the scale has its rank then.
     """
 
     dtype: IntType
     scale: Array
     zero_point: Array
     tile: Tile = field(default=())
+    matrix: MatrixView | None = None
 
     def __post_init__(self) -> None:
         """Freeze the arrays and check the invariants.

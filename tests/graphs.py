@@ -11,11 +11,12 @@ import onnxruntime as ort
 
 from onnxq.emit import emit
 from onnxq.emit.qdq import Emitted, required_opset
-from onnxq.graph.io import Model, array_of, from_proto, sync
+from onnxq.graph.io import from_proto, sync
 from onnxq.graph.opset import raise_opset
 from onnxq.numerics.affine import params_of
 from onnxq.numerics.extremes import extremes
 from onnxq.numerics.histogram import merge
+from onnxq.parameters import weight_params
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, resolve
 from onnxq.recipe import Recipe
@@ -39,6 +40,11 @@ def eager(name: str = "cpu") -> Target:
         activations={**shipped.activations, **plain},
         weights={**shipped.weights, **plain},
     )
+
+
+def sized(recipe: Recipe, on: str, size: str = "8x3") -> Recipe:
+    """Give arrays a size where the target has some and the recipe has none."""
+    return recipe.over(Recipe(crossbar=size)) if target(on).tiled else recipe
 
 
 def build(
@@ -195,15 +201,16 @@ def quantized(
 ) -> Result:
     """Quantize a copy of a model for a target, calibrated by plain extremes."""
     feed = feed or feed_for(proto)
+    recipe = sized(recipe or Recipe(), on)
     model = from_proto(copy(proto))
     prepare(model)
-    plan = resolve(model, eager(on), recipe or Recipe())
+    plan = resolve(model, eager(on), recipe)
     needed, _ = required_opset(plan)
     if model.opset < needed:
         model = raise_opset(model, needed)
-        plan = resolve(model, eager(on), recipe or Recipe())
+        plan = resolve(model, eager(on), recipe)
     activations = _activation_params(plan, sync(model), feed)
-    emitted = emit(model, plan, activations, _weight_params(plan, model))
+    emitted = emit(model, plan, activations, weight_params(plan, model))
     return Result(
         original=proto,
         model=sync(model),
@@ -236,20 +243,6 @@ def _activation_params(plan: Plan, proto: onnx.ModelProto, feed: Feed) -> dict[s
         interval = spec.range(stats, spec).within(*spec.bounds)
         chosen[name] = params_of(interval, spec)
     return chosen
-
-
-def _weight_params(plan: Plan, model: Model) -> dict[tuple[str, int], QuantParams]:
-    tensors = model.graph.tensors()
-    return {
-        (key, weight.index): params_of(
-            weight.spec.range(
-                extremes(array_of(tensors[weight.name]), weight.spec.tile), weight.spec
-            ),
-            weight.spec,
-        )
-        for key, node in plan.nodes.items()
-        for weight in node.weights
-    }
 
 
 def cosine(a: Array, b: Array) -> float:

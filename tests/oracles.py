@@ -36,6 +36,53 @@ def quantize(real: Array, params: QuantParams) -> Array:
     return codes
 
 
+def layer_matrix(
+    op: str, weight: Array, groups: int, *, kernel_major: bool, outputs_first: bool = False
+) -> Array:
+    """Return the matrices ``(G, n, m)`` of a layer, weight by weight.
+
+    Args:
+        op: Conv, ConvTranspose, or anything else for a matrix or a stack of them.
+        weight: The weight as the operator reads it.
+        groups: Of a convolution.
+        kernel_major: Count the rows of a convolution by place in the kernel first.
+        outputs_first: A matrix is (outputs, inputs).
+    """
+    if op not in ("Conv", "ConvTranspose"):
+        wide = weight.reshape(-1, 1) if weight.ndim == 1 else weight
+        stack = wide.reshape(-1, *wide.shape[-2:])
+        return np.array([part.T if outputs_first and weight.ndim > 1 else part for part in stack])
+    places = list(np.ndindex(weight.shape[2:]))
+    first, second = weight.shape[0] // groups, weight.shape[1]
+    inputs, outputs = (second, first) if op == "Conv" else (first, second)
+    found = np.zeros((groups, inputs * len(places), outputs), weight.dtype)
+    for group, i, j in itertools.product(range(groups), range(inputs), range(outputs)):
+        for number, place in enumerate(places):
+            row = number * inputs + i if kernel_major else i * len(places) + number
+            axes = (group * first + j, i) if op == "Conv" else (group * first + i, j)
+            found[group, row, j] = weight[(*axes, *place)]
+    return found
+
+
+def tiled_codes(stack: Array, size: tuple[int, int], bits: int) -> tuple[Array, Array]:
+    """Return codes and scales of matrices, tile by tile and weight by weight."""
+    rows, columns = size
+    codes = np.zeros(stack.shape, np.int64)
+    scales = np.zeros(
+        (len(stack), -(-stack.shape[1] // rows), -(-stack.shape[2] // columns)), np.float32
+    )
+    for group, top, left in itertools.product(*map(range, scales.shape)):
+        down = range(top * rows, min((top + 1) * rows, stack.shape[1]))
+        right = range(left * columns, min((left + 1) * columns, stack.shape[2]))
+        largest = max(abs(float(stack[group, i, j])) for i in down for j in right)
+        scale = np.float32(largest / (2 ** (bits - 1) - 1)) if largest else np.float32(1)
+        scales[group, top, left] = scale
+        for i, j in itertools.product(down, right):
+            code = round(float(stack[group, i, j] / scale))
+            codes[group, i, j] = min(max(code, -(2 ** (bits - 1))), 2 ** (bits - 1) - 1)
+    return codes, scales
+
+
 def seen(values: Iterable[float]) -> tuple[int, float, float, int, int]:
     """Return count, lo, hi, NaN count and infinite-or-huge count of float32 values.
 

@@ -15,7 +15,7 @@ from onnxq.metrics import metric as registered
 from onnxq.metrics.answers import Metric
 from onnxq.pipeline import Source
 from onnxq.ranges.outlier_var import OutlierVar
-from onnxq.recipe import NodeRule, Recipe, TensorRule, channels, load
+from onnxq.recipe import NodeRule, Recipe, TensorRule, channels, crossbar_size, load
 from onnxq.registry import parsed
 
 OUTLIER_VAR = OutlierVar.name
@@ -152,8 +152,19 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
         positions=flags.positions,
         rounding=flags.rounding,
         qdq=flags.qdq,
+        crossbar=_size(flags.crossbar),
+        rows=flags.rows,
+        tile_scales=flags.tile_scales,
     )
     return _tuned(single.over(recipe), flags)
+
+
+def _size(text: str | None) -> str | None:
+    """Return the size of an array, if it is one."""
+    try:
+        return text if text is None or crossbar_size(text) else None
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
 
 
 def _reduced(flags: RecipeFlags) -> str | None:

@@ -19,6 +19,9 @@ ELSEWHERE = (  # flags about what a table does not hold
     "correct_bias",
     "rounding",
     "qdq",
+    "crossbar",
+    "rows",
+    "tile_scales",
 )
 
 

@@ -63,13 +63,13 @@ def quantize(
     from onnxq.files import check_target  # noqa: PLC0415
     from onnxq.report.plain import quantized_dict  # noqa: PLC0415
     from onnxq.report.text import quantized_lines  # noqa: PLC0415
-    from onnxq.results import SIDECAR  # noqa: PLC0415
+    from onnxq.results import SIDECARS  # noqa: PLC0415
 
     if (calib is None) == (data is None):
         raise UsageError("give either --calib FILE or --data PATH")
     if groups is not None and calib is None:
         raise UsageError("--groups names groups of a table: give it with --calib")
-    own = [output.with_name(f"{output.name}{suffix}") for suffix in ("", ".data", SIDECAR)]
+    own = [output.with_name(f"{output.name}{suffix}") for suffix in ("", ".data", *SIDECARS)]
     beside = [model, *own, *(Path(given) for given in (calib, data, asked.recipe) if given)]
     screen = Screen(quiet=quiet, verbose=verbose, to=json, beside=beside)
     recipe = recipe_of(asked)

@@ -12,6 +12,7 @@ from onnxq.cli import options
 
 OUTLIERS = "Outlier-variance ranges"
 FIXED_POINT = "Fixed point"
+CROSSBAR = "Crossbar arrays"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ class RecipeFlags:
         ),
     ] = False
     activations: Annotated[
-        str | None, typer.Option(help="Element type of activations, e.g. uint8.")
+        str | None, typer.Option(help="Element type of activations, e.g. uint8; float on crossbar.")
     ] = None
     symmetric: Annotated[
         bool | None,
@@ -144,6 +145,32 @@ class RecipeFlags:
             "--qdq/--no-qdq",
             help="Pairs of Q and DQ in the graph, or only weights on their grid.",
             rich_help_panel=FIXED_POINT,
+        ),
+    ] = None
+    crossbar: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RxC",
+            help="Size of the arrays, inputs × outputs, e.g. 128x64; one weight scale each.",
+            rich_help_panel=CROSSBAR,
+        ),
+    ] = None
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="channel|kernel",
+            help="How the weights of a convolution go along an array's rows: by input channel "
+            "first (default), or by place in the kernel.",
+            rich_help_panel=CROSSBAR,
+        ),
+    ] = None
+    tile_scales: Annotated[
+        str | None,
+        typer.Option(
+            metavar="range|cosine",
+            help="The scale --weight-range chooses for a tile (default), or moved from there to "
+            "the best cosine of the layer's output on the kept samples.",
+            rich_help_panel=CROSSBAR,
         ),
     ] = None
     recipe: options.RecipeFile = None

@@ -121,13 +121,13 @@ def tune(
     from onnxq.metrics.unlabelled import Cosine  # noqa: PLC0415
     from onnxq.report.text import quantized_lines  # noqa: PLC0415
     from onnxq.report.tuning import tuned_dict, tuned_tables  # noqa: PLC0415
-    from onnxq.results import SIDECAR  # noqa: PLC0415
+    from onnxq.results import SIDECARS  # noqa: PLC0415
     from onnxq.search import tune as search  # noqa: PLC0415
     from onnxq.search.settings import Tuning  # noqa: PLC0415
 
     given = [Path(each) for each in (data, eval_data, calib, asked.recipe) if each]
     checkpoint = output.with_name(f"{output.name}.checkpoint")
-    written = [output.with_name(f"{output.name}{suffix}") for suffix in ("", ".data", SIDECAR)]
+    written = [output.with_name(f"{output.name}{suffix}") for suffix in ("", ".data", *SIDECARS)]
     written += [search.recipe_path(output), checkpoint]
     screen = Screen(quiet=quiet, verbose=verbose, to=json, beside=[model, *given, *written])
     for target in written:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from onnxq.emit.biases import Weights, fit_biases
+from onnxq.emit.crossbar import emit_crossbar
 from onnxq.emit.fixed_point import emit_fixed_point
 from onnxq.emit.qdq import Emitted, emit_qdq
 from onnxq.graph.io import Model
@@ -24,5 +25,9 @@ def emit(
     Returns:
         What was written.
     """
-    emitter = emit_fixed_point if plan.target.power_of_two else emit_qdq
+    emitter = emit_qdq
+    if plan.target.power_of_two:
+        emitter = emit_fixed_point
+    if plan.target.tiled:
+        emitter = emit_crossbar
     return emitter(model, plan, activations, fit_biases(model, plan, activations, weights))

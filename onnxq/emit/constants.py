@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from onnxq.emit.blocks import block_codes, block_scales
 from onnxq.emit.grid import grid_steps
 from onnxq.numerics.affine import quantize, storage
 from onnxq.types import Array, IntType, QuantParams
@@ -46,9 +47,15 @@ def pair_values(params: QuantParams, rounding: str, *, packed: bool) -> list[Arr
 
 
 def constant_values(values: Array, params: QuantParams, *, packed: bool) -> list[Array]:
-    """Return the codes of a constant, then scale and zero point."""
-    codes = quantize(values, params).astype(element_type(params.dtype, packed=packed))
-    return [codes, *parameters(params, packed=packed)]
+    """Return the codes of a constant, then scale and zero point; on tiles there is none of these.
+
+    Tiles are stored as `onnxq.emit.blocks` says.
+    """
+    kind = element_type(params.dtype, packed=packed)
+    codes = quantize(values, params)
+    if params.matrix is not None:
+        return [block_codes(codes, params.matrix).astype(kind), block_scales(params, params.matrix)]
+    return [codes.astype(kind), *parameters(params, packed=packed)]
 
 
 def parameters(params: QuantParams, *, packed: bool) -> list[Array]:
@@ -60,8 +67,8 @@ def parameters(params: QuantParams, *, packed: bool) -> list[Array]:
 
 
 def element_type(dtype: IntType, *, packed: bool) -> np.dtype[Any]:
-    """Return the numpy type whose constants ONNX stores as this integer type."""
-    if dtype.bits == 4 and packed:
+    """Return the numpy type whose constants ONNX stores as this integer type, or a larger one."""
+    if dtype.bits <= 4 and packed:
         four: np.dtype[Any] = np.dtype(ml_dtypes.int4 if dtype.signed else ml_dtypes.uint4)
         return four
     return storage(dtype)

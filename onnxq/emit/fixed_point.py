@@ -24,7 +24,7 @@ from onnxq.emit.biases import Fitted
 from onnxq.emit.qdq import Emitted, emit_qdq
 from onnxq.graph.edit import Names, add_metadata, set_inputs
 from onnxq.graph.io import Model, Node, array_of, constant
-from onnxq.graph.opset import raise_ir
+from onnxq.graph.opset import METADATA_IR, raise_ir
 from onnxq.graph.query import output_channel_axis
 from onnxq.numerics.affine import fake_quantize, quantize
 from onnxq.numerics.fixed_point import positions, worst_sums
@@ -32,7 +32,6 @@ from onnxq.plan import NodePlan, Plan
 from onnxq.types import Array, QuantParams
 
 ACCUMULATOR = 1 << 31  # a sum as large as this overflows int32
-METADATA_IR = 10  # the first IR version whose nodes have metadata
 
 
 def emit_fixed_point(

@@ -36,6 +36,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxq.emit.biases import Fitted
+from onnxq.emit.blocks import block_attributes, block_steps
 from onnxq.emit.constants import Place, Stored, constant_values, element_type, pair_values
 from onnxq.emit.grid import grid_steps
 from onnxq.graph.edit import Names, annotate, set_inputs
@@ -43,7 +44,7 @@ from onnxq.graph.io import Model, array_of, constant
 from onnxq.numerics.saturation import saturating_pairs
 from onnxq.plan import NodePlan, Plan
 from onnxq.targets import Target
-from onnxq.types import Array, QuantParams
+from onnxq.types import Array, MatrixView, QuantParams
 
 WEIGHT_ONLY = ("Gemm", "MatMul")  # what onnxruntime has kernels for float times integer for
 PLAIN = ("int8", "uint8", "int32")  # element types of the first quantized operator sets
@@ -59,7 +60,9 @@ class Emitted:
         raised: Node label to the number of weight scales raised so that the bias fits int32.
         saturating: Pairs of weights that can saturate on CPUs without VNNI, and pairs in all.
         overflowing: Labels of nodes whose accumulator can overflow int32.
-        table: Positions of all tensors and nodes, as plain values; None without powers of two.
+        table: What a chip's tools need to know, as plain values: positions of all tensors and
+            nodes, or the map of all tiles; None on other targets.
+        arrays: What the table has by name.
         places: Where the constants of each activation and each quantized constant are.
     """
 
@@ -69,6 +72,7 @@ class Emitted:
     saturating: tuple[int, int] = (0, 0)
     overflowing: tuple[str, ...] = ()
     table: Mapping[str, Any] | None = None
+    arrays: Mapping[str, Array] = field(default_factory=dict)
     places: Mapping[Place, Stored] = field(default_factory=dict)
 
 
@@ -84,6 +88,8 @@ def required_opset(plan: Plan) -> tuple[int, str]:
         return 7, "float"
     if plan.target.power_of_two:
         return 13, "fixed point"
+    if plan.target.tiled:
+        return 21, "scales of tiles"
     if any(weight.spec.tile for node in plan.nodes.values() for weight in node.weights):
         return 13, "per-channel weights"
     return (13, "per-channel activations") if any(s.tile for s in specs) else (10, "int8")
@@ -105,7 +111,7 @@ def emit_qdq(
     """
     nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
     integer = [node_plan for node_plan in plan.nodes.values() if node_plan.quantized]
-    quantized = {id(nodes[node_plan.output]) for node_plan in integer}
+    readers = {id(nodes[each.output]) for each in integer if not each.weight_only}
     tensors = model.graph.tensors()
     writer = _Writer(model, packed=not plan.target.power_of_two)
     for node_plan in integer:
@@ -116,7 +122,7 @@ def emit_qdq(
             _emit_written(writer, tensors[name], params, shifted)
         elif not plan.activations[name].carried:
             before = _guarded(writer, tensors[name], plan.target)
-            _emit_read(writer, tensors[name], before, params, quantized)
+            _emit_read(writer, tensors[name], before, params, readers)
     if plan.target.power_of_two:
         annotate(model, writer.annotations)
     count = sum(len(node_plan.weights) for node_plan in integer)
@@ -170,12 +176,15 @@ def _guarded(writer: "_Writer", tensor: gs.Tensor, target: Target) -> gs.Tensor:
     """Return what to quantize: the tensor, or a copy behind an operator that does nothing.
 
     onnxruntime quantizes the float weights of a Conv that stands between DequantizeLinear and
-    QuantizeLinear, one scale for all of them. A Max of one tensor in between prevents that.
+    QuantizeLinear, one scale for all of them. A Max of one tensor in between prevents that. Weights
+    that are computed are no danger.
     """
     producer = tensor.inputs[0] if tensor.inputs else None
     while producer is not None and producer.op in target.absorbs:
         producer = producer.inputs[0].inputs[0] if producer.inputs[0].inputs else None
-    return writer.copy(tensor) if producer is not None and producer.op in target.guards else tensor
+    if producer is None or producer.op not in target.guards:
+        return tensor
+    return writer.copy(tensor) if isinstance(producer.inputs[1], gs.Constant) else tensor
 
 
 def _emit_read(
@@ -221,7 +230,7 @@ class _Writer:
     def dequantized(self, place: Place, tensor: gs.Constant, params: QuantParams) -> gs.Variable:
         """Store a constant quantized and return its dequantized tensor."""
         values = params.scale.tobytes(), params.zero_point.tobytes()
-        key = (tensor.name, params.dtype, params.tile, *values)
+        key = (tensor.name, params.dtype, params.tile, params.matrix, *values)
         if key not in self._written:
             codes, *used = constant_values(array_of(tensor), params, packed=self._packed)
             self._count_saturating(codes, params)
@@ -229,14 +238,33 @@ class _Writer:
             after = gs.Variable(self.names.new(f"{tensor.name}_dequantized"))
             parameters = self._parameters(tensor.name, used)
             self._add("DequantizeLinear", [stored, *parameters], after, params)
+            if params.matrix is not None:
+                after = self._unfolded(after, params.matrix, tensor)
             self.annotations[stored.name] = parameters
             self._written[key] = after, Stored(tuple(c.name for c in (stored, *parameters)))
         after, self.places[place] = self._written[key]
         return after
 
+    def _unfolded(self, rows: gs.Variable, view: MatrixView, weight: gs.Constant) -> gs.Variable:
+        """Write what brings dequantized blocks into the shape of their weight."""
+        before = rows
+        for op, to in block_steps(view, tuple(weight.shape)):
+            after = gs.Variable(self.names.new(f"{rows.name}_{op.lower()}"))
+            shape = [constant(self.names.new(f"{after.name}_to"), np.array(to, np.int64))]
+            node = gs.Node(
+                op,
+                name=f"{after.name}_{op}",
+                attrs={} if op == "Reshape" else {"perm": list(to)},
+                inputs=[before, *(shape if op == "Reshape" else [])],
+                outputs=[after],
+            )
+            self._model.graph.nodes.append(node)
+            before = after
+        return self.copy(rows) if before is rows else before
+
     def _count_saturating(self, codes: Array, params: QuantParams) -> None:
         """Note how many pairs of weights CPUs without VNNI could saturate on."""
-        if codes.dtype == np.int8 and codes.ndim >= 2:
+        if codes.dtype == np.int8 and codes.ndim >= 2 and params.matrix is None:
             axis = params.tile.index(1) if params.tile else 0
             found = saturating_pairs(codes, axis)
             self.saturating = (self.saturating[0] + found[0], self.saturating[1] + found[1])
@@ -304,6 +332,8 @@ class _Writer:
     ) -> None:
         """Add one node."""
         attrs = {"axis": params.tile.index(1)} if params.tile else {}
+        if params.matrix is not None:
+            attrs = block_attributes(params, params.matrix)
         name = f"{output.name}_{op}"
         node = gs.Node(op, name=name, attrs=attrs, inputs=inputs, outputs=[output])
         self._model.graph.nodes.append(node)

@@ -7,6 +7,8 @@ from onnxq.errors import UnsupportedError
 from onnxq.graph.io import Model, first_line, from_proto, sync
 from onnxq.graph.weightless import put_back, weightless
 
+METADATA_IR = 10  # the first IR version whose nodes have metadata
+
 # First onnxruntime release that implements an operator set (its compatibility page).
 ONNXRUNTIME = {
     10: "1.0", 11: "1.0", 12: "1.3", 13: "1.6", 14: "1.8", 15: "1.10", 16: "1.11", 17: "1.12",
@@ -90,5 +92,5 @@ def lowest_onnxruntime(opset: int, ir: int = 0) -> str:
 
     IR version 10, which metadata of nodes need, came with operator set 21.
     """
-    opset = max(opset, 21 if ir >= 10 else 0)
+    opset = max(opset, 21 if ir >= METADATA_IR else 0)
     return ONNXRUNTIME.get(max(opset, 10), f"a release with opset {opset}")

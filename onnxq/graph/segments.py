@@ -175,7 +175,8 @@ class Cut:
         nodes = [graph.nodes[index] for index in graph.back(output, self._stops)[0]]
         if not any(node.op_type in STORES for node in nodes):
             return None
-        integer = [node for node in nodes if node.op_type not in STORES and not _is_copy(node)]
+        working = [node for node in nodes if node.op_type not in STORES and not _is_copy(node)]
+        integer = [node for node in working if graph.back(node.output[0], self._stops)[1]]
         reads = [node for node in integer if any(map(self._dequantized, node.input))]
         node = (reads or integer or nodes)[-1]
         first = node.output[0] if node.output[0] in self._float.producer else output
@@ -199,7 +200,13 @@ class Cut:
         return found
 
     def _dequantized(self, name: str) -> bool:
-        """Say whether a DequantizeLinear writes a tensor of the quantized model."""
+        """Say whether a tensor of the quantized model was dequantized.
+
+        A DequantizeLinear writes it, or it is a constant of which one computes the values.
+        """
+        nodes, met = self._other.back(name, self._stops)
+        if not met:
+            return any(self._other.nodes[index].op_type == "DequantizeLinear" for index in nodes)
         writer = self._other.writer(self._other.copied(name))
         return writer is not None and writer.op_type == "DequantizeLinear"
 

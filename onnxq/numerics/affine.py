@@ -7,6 +7,7 @@ computed here is what the written model computes.
 import numpy as np
 
 from onnxq.numerics.fixed_point import position_of
+from onnxq.numerics.matrices import matrices, restored
 from onnxq.numerics.tiles import expand
 from onnxq.types import Array, IntType, QuantParams, QuantSpec, Range
 
@@ -49,7 +50,9 @@ def params_of(chosen: Range, spec: QuantSpec) -> QuantParams:
         scale = _scale((chosen.hi - chosen.lo) / steps, steps)
         zero_point = np.rint(dtype.qmin - chosen.lo / scale.astype(np.float64))
         zero_point = np.clip(zero_point, dtype.qmin, dtype.qmax).astype(np.int64)
-    return QuantParams(dtype=dtype, scale=scale, zero_point=zero_point, tile=spec.tile)
+    return QuantParams(
+        dtype=dtype, scale=scale, zero_point=zero_point, tile=spec.tile, matrix=spec.matrix
+    )
 
 
 def _scale(exact: Array, steps: int) -> Array:
@@ -73,23 +76,27 @@ def quantize(real: Array, params: QuantParams) -> Array:
 
     Args:
         real: float array, shape ``(d0, …)``.
-        params: Parameters whose tile fits that shape.
+        params: Parameters whose tile fits that shape, or that of the matrices they cut.
 
     Returns:
         Codes in the smallest numpy integer type that holds them, shape of ``real``.
     """
-    scale = expand(params.scale, real.shape, params.tile)
-    zero_point = expand(params.zero_point, real.shape, params.tile)
+    seen = matrices(real, params.matrix)
+    scale = expand(params.scale, seen.shape, params.tile)
+    zero_point = expand(params.zero_point, seen.shape, params.tile)
     with np.errstate(over="ignore"):
-        codes = np.rint(real.astype(np.float32) / scale).astype(np.float64) + zero_point
-    return np.clip(codes, params.dtype.qmin, params.dtype.qmax).astype(storage(params.dtype))
+        codes = np.rint(seen.astype(np.float32) / scale).astype(np.float64) + zero_point
+    codes = np.clip(codes, params.dtype.qmin, params.dtype.qmax).astype(storage(params.dtype))
+    return restored(codes, params.matrix, real.shape)
 
 
 def dequantize(codes: Array, params: QuantParams) -> Array:
     """Return the float32 values codes stand for, shape of ``codes``."""
-    scale = expand(params.scale, codes.shape, params.tile)
-    zero_point = expand(params.zero_point, codes.shape, params.tile)
-    return (codes.astype(np.int64) - zero_point).astype(np.float32) * scale
+    seen = matrices(codes, params.matrix)
+    scale = expand(params.scale, seen.shape, params.tile)
+    zero_point = expand(params.zero_point, seen.shape, params.tile)
+    real = (seen.astype(np.int64) - zero_point).astype(np.float32) * scale
+    return restored(real, params.matrix, codes.shape)
 
 
 def fake_quantize(real: Array, params: QuantParams) -> Array:

@@ -187,4 +187,6 @@ def _granularity(spec: QuantSpec) -> str:
     """Say how far one scale reaches."""
     if not spec.tile:
         return "tensor"
+    if spec.matrix is not None:
+        return "tile {}x{}".format(*spec.tile[1:])
     return f"channel, axis {spec.tile.index(1)}" if 1 in spec.tile else f"tile {spec.tile}"

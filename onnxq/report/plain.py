@@ -61,6 +61,15 @@ def compared_dict(result: Compared) -> dict[str, Any]:
     return found
 
 
+def _crossbar_dict(result: Quantized) -> dict[str, Any] | None:
+    """Return the map of the tiles without the single tiles."""
+    table = result.emitted.table
+    if table is None or not result.plan.target.tiled:
+        return None
+    layers = [{k: v for k, v in layer.items() if k != "tiles"} for layer in table["layers"]]
+    return {**table, "layers": layers}
+
+
 def quantized_dict(result: Quantized) -> dict[str, Any]:
     """Return what ``quantize`` did, node by node."""
     return {
@@ -73,7 +82,8 @@ def quantized_dict(result: Quantized) -> dict[str, Any]:
         "corrected_biases": result.corrected,
         "saturating_pairs": list(result.emitted.saturating),
         "raised_scales": dict(result.emitted.raised),
-        "fixed_point": result.emitted.table,
+        "fixed_point": result.emitted.table if result.plan.target.power_of_two else None,
+        "crossbar": _crossbar_dict(result),
         "overflowing": list(result.emitted.overflowing),
         "nodes": [
             {"name": n.label, "op": n.op, "quantized": n.quantized, "reason": n.reason}

@@ -10,8 +10,9 @@ from onnxq.errors import LISTED
 from onnxq.metrics.classification import Paired
 from onnxq.pipeline import WARN_COSINE
 from onnxq.report.layers import advice
-from onnxq.results import SIDECAR, Compared, Quantized
+from onnxq.results import SIDECARS, Compared, Quantized
 
+SPARSE = 0.5  # of the cells of its arrays, below which a layer is named
 SLOWER = 1.1  # latency ÷ float from which a result is called slower; below is noise
 
 
@@ -26,6 +27,7 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
         raised = sum(result.emitted.raised.values())
         yield f"{raised} weight scales were raised so that their biases fit int32"
     yield from _fixed_point(result)
+    yield from _crossbar(result)
     pairs, total = result.emitted.saturating
     if pairs and plan.target.name == "cpu":
         yield (
@@ -41,7 +43,8 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
         f"{result.path}: {size / 1e6:.2f} MB, {size / float_size:.2f} × float; {raised_opset}, "
         f"onnxruntime {result.onnxruntime} or newer"
     )
-    if result.latency is not None and result.latency.ratio > SLOWER:
+    simulated = plan.target.tiled  # the file stands for a chip, its time here says nothing
+    if result.latency is not None and result.latency.ratio > SLOWER and not simulated:
         yield (
             f"warning: slower than the float model here, {result.latency.ratio:.2f} × its time for "
             "one sample: --exclude what does not pay (onnxq inspect --plan), or keep it float"
@@ -51,13 +54,29 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
 
 def _fixed_point(result: Quantized) -> Iterator[str]:
     """Yield where the positions are, and which accumulators are too narrow."""
-    if result.emitted.table is not None:
+    if result.emitted.table is not None and result.plan.target.power_of_two:
         count = len(result.emitted.table["tensors"])
-        yield f"positions of {count} activations: {result.path}{SIDECAR}"
+        yield f"positions of {count} activations: {result.path}{SIDECARS[0]}"
     over = result.emitted.overflowing
     if over:
         shown = ", ".join(over[:LISTED])
         yield f"warning: the int32 accumulators of {len(over)} nodes can overflow: {shown}"
+
+
+def _crossbar(result: Quantized) -> Iterator[str]:
+    """Yield how many arrays the weights take, how full these are, and where the map is."""
+    table = result.emitted.table
+    if table is None or not result.plan.target.tiled:
+        return
+    size = "x".join(map(str, table["array"]))
+    share = f"{100 * table['utilisation']:.1f} % of their cells used"
+    yield f"weights on {table['arrays']} arrays of {size}, {share}"
+    worst = min(table["layers"], key=lambda layer: layer["utilisation"])
+    if worst["utilisation"] < SPARSE:
+        share = f"{100 * worst['utilisation']:.2g} % of {worst['arrays']} x {size}"
+        yield f"the emptiest: {worst['name']}, {share}"
+    paths = [f"{result.path}{suffix}" for suffix in SIDECARS]
+    yield f"map of the tiles: {paths[0]}, their codes and scales: {paths[1]}"
 
 
 def _left_float(result: Quantized) -> Iterator[str]:

@@ -120,6 +120,8 @@ class Target:
         one_scale: Why an activation has one scale; empty where it may have one a channel.
         correct_bias: Whether biases take up the mean error of their layer unless asked otherwise.
         power_of_two: Whether scales are powers of two; nodes then tell their positions.
+        float_activations: Whether activations can stay float, weights alone quantized; wants the
+            placement ``inputs``.
     """
 
     name: str
@@ -137,6 +139,7 @@ class Target:
     one_scale: str = "it has one scale for a whole activation"
     correct_bias: bool = False
     power_of_two: bool = False
+    float_activations: bool = False
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing.
@@ -148,6 +151,11 @@ class Target:
         _check_word(self.placement, Placement)
         for kind in self.symmetric_only:
             _check_word(kind, Kind)
+
+    @property
+    def tiled(self) -> bool:
+        """Whether weights lie on crossbar arrays, one scale an array."""
+        return self.weights.get("granularity") == "tile"
 
 
 def _check_word(value: str, allowed: Any) -> None:

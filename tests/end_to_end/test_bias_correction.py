@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from onnxq import Collection, Cut, Recipe, Source, calibrate, compare, quantize
+from onnxq.recipe import TensorRule
 
+FLOAT = TensorRule(dtype="float")
 SAMPLE = Path(__file__).parents[2] / "sample_models" / "fashion_segment"
 
 
@@ -16,6 +18,7 @@ SAMPLE = Path(__file__).parents[2] / "sample_models" / "fashion_segment"
         (Recipe(correct_bias=False), False),
         (Recipe(target="tensorrt"), False),
         (Recipe(target="tensorrt", correct_bias=True), True),
+        (Recipe(target="crossbar", crossbar="64x64", correct_bias=True, activations=FLOAT), True),
     ],
 )
 def test_the_target_or_the_recipe_decides(

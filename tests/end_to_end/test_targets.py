@@ -16,6 +16,7 @@ from onnxq.plan import observable
 from onnxq.recipe import Recipe
 from onnxq.table import CalibrationTable
 from onnxq.targets import names, target
+from tests.graphs import sized
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
 MODELS = ("fashion_detect", "fashion_mobilenet", "fashion_resnet", "fashion_segment")
@@ -55,7 +56,7 @@ def test_every_target_is_near_the_float_model(
     name: str, on: str, table: CalibrationTable, expected: list[np.ndarray], tmp_path: Path
 ) -> None:
     reference = SAMPLES / name / "model.onnx"
-    result = quantize(reference, table, Recipe(target=on), tmp_path / "q.onnx")
+    result = quantize(reference, table, sized(Recipe(target=on), on, "64x64"), tmp_path / "q.onnx")
     assert result.sizes[1] < 0.4 * result.sizes[0]
     for optimize in (True, False):
         found = outputs(result.path, name, optimize=optimize)

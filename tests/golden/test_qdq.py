@@ -19,11 +19,11 @@ import pytest
 
 from onnxq.emit import emit
 from onnxq.emit.qdq import Emitted
-from onnxq.graph.io import Model, array_of, from_proto, sync
+from onnxq.graph.io import Model, from_proto, sync
 from onnxq.graph.query import tensor_types
 from onnxq.numerics.affine import params_of
-from onnxq.numerics.extremes import extremes
 from onnxq.numerics.tiles import grid
+from onnxq.parameters import weight_params
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, resolve
 from onnxq.recipe import NodeRule, Recipe, TensorRule
@@ -160,6 +160,10 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], Recipe]] = {
         ),
         Recipe(target="generic", activations=TensorRule(granularity="channel")),
     ),
+    "crossbar": (
+        lambda: build(RESIDUAL, RESIDUAL_WEIGHTS, opset=21, ir=10),
+        Recipe(target="crossbar", crossbar="16x3", weights=TensorRule(dtype="int4")),
+    ),
     "dense": (
         lambda: build(
             DENSE,
@@ -214,18 +218,6 @@ def made_up(plan: Plan, model: Model) -> dict[str, QuantParams]:
         widths = np.arange(1, 1 + math.prod(shape), dtype=np.float64).reshape(shape)
         interval = Range(-0.5 * place * widths, (1.0 + place) * widths)
         chosen[name] = params_of(interval.within(*activation.spec.bounds), activation.spec)
-    return chosen
-
-
-def weight_params(plan: Plan, model: Model) -> dict[tuple[str, int], QuantParams]:
-    """Quantize weights as the pipeline does."""
-    tensors = model.graph.tensors()
-    chosen = {}
-    for key, node in plan.nodes.items():
-        for weight in node.weights:
-            stats = extremes(array_of(tensors[weight.name]), weight.spec.tile)
-            interval = weight.spec.range(stats, weight.spec)
-            chosen[key, weight.index] = params_of(interval, weight.spec)
     return chosen
 
 

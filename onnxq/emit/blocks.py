@@ -1,0 +1,69 @@
+"""Tile scales as DequantizeLinear can say them: blocks along one axis, one scale an output each.
+
+    codes (G·m, n) ─► DequantizeLinear(axis=1, block_size=R) ─► Reshape, Transpose, Reshape ─► W
+
+The scale of a tile is repeated for each of its outputs. The steps behind restore the shape the
+operator reads; those that would do nothing are left out. Where none is left, a Max of one tensor
+stands there: onnxruntime takes a DequantizeLinear in front of an operator into it without looking
+at its blocks, and that fails at run time or, as MatMulNBits, rounds once more.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxq.numerics.matrices import matrices
+from onnxq.numerics.tiles import expand
+from onnxq.types import Array, MatrixView, QuantParams
+
+Step = tuple[str, tuple[int, ...]]
+
+
+def block_codes(codes: Array, view: MatrixView) -> Array:
+    """Return the codes of a weight with one row an output.
+
+    Args:
+        codes: In the shape of the weight.
+        view: How it becomes matrices.
+
+    Returns:
+        Shape ``(G·m, n)``.
+    """
+    stack = matrices(codes, view)
+    return stack.transpose(0, 2, 1).reshape(-1, stack.shape[1])
+
+
+def block_scales(params: QuantParams, view: MatrixView) -> Array:
+    """Return the scales of the blocks of `block_codes`, float32 ``(G·m, ⌈n/R⌉)``."""
+    groups, _, outputs = view.shape
+    scale, width = params.scale, params.tile[2]
+    rows = scale.shape[1]
+    wide = expand(scale, (groups, rows, outputs), (1, 1, width))
+    wide = np.broadcast_to(wide, (groups, rows, outputs))
+    return wide.transpose(0, 2, 1).reshape(-1, rows)
+
+
+def block_attributes(params: QuantParams, view: MatrixView) -> dict[str, int]:
+    """Return the attributes of DequantizeLinear."""
+    return {"axis": 1, "block_size": min(params.tile[1], view.shape[1])}
+
+
+def block_steps(view: MatrixView, shape: tuple[int, ...]) -> Iterator[Step]:
+    """Yield the operators from `block_codes` to the weight: ``Reshape`` or ``Transpose``, to what.
+
+    Args:
+        view: How the weight becomes matrices.
+        shape: Shape of the weight.
+    """
+    order = (*view.groups, *view.columns, *view.rows)
+    groups, rows, columns = view.shape
+    now: tuple[int, ...] = (groups * columns, rows)
+    inside = tuple(view.split[axis] for axis in order)
+    turned = tuple(np.argsort(order).tolist())
+    if turned != tuple(range(len(turned))):
+        if inside != now:
+            yield "Reshape", inside
+        yield "Transpose", turned
+        now = view.split
+    if now != shape:
+        yield "Reshape", shape

@@ -1,0 +1,360 @@
+"""The target crossbar: what is written computes what tiles and plain numpy say, however it runs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxq.emit.blocks import block_steps
+from onnxq.errors import RecipeError, UnknownNameError, UnsupportedError
+from onnxq.graph.io import from_proto
+from onnxq.parameters import weight_params
+from onnxq.plan import resolve
+from onnxq.planning import check_size
+from onnxq.recipe import NodeRule, Recipe, TensorRule, crossbar_size
+from onnxq.targets import target
+from onnxq.types import Array
+from tests import oracles
+from tests.graphs import Result, build, initializers, ops, quantized, run
+
+FLOAT = TensorRule(dtype="float")
+
+# --- the layers, in plain numpy: float64, no matrices
+
+
+def conv(x: Array, w: Array, groups: int = 1) -> Array:
+    """Convolve without padding, one output channel after the other."""
+    rank, inside = x.ndim - 2, x.shape[1] // groups
+    windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], axis=tuple(range(2, x.ndim)))
+    planes = []
+    for output in range(len(w)):
+        first = output // (len(w) // groups) * inside
+        part = windows[:, first : first + inside]
+        weight = w[output].reshape(inside, *[1] * rank, *w.shape[2:])
+        planes.append((part * weight).sum(axis=(1, *range(rank + 2, part.ndim))))
+    return np.stack(planes, axis=1)
+
+
+def conv_transpose(x: Array, w: Array, groups: int = 1) -> Array:
+    """Add every input's kernel to where it goes; stride 2."""
+    inside, outside = x.shape[1] // groups, w.shape[1]
+    high, wide = ((size - 1) * 2 + k for size, k in zip(x.shape[2:], w.shape[2:], strict=True))
+    y = np.zeros((len(x), outside * groups, high, wide))
+    for i, row, column in np.ndindex(x.shape[1:]):
+        channels = slice(i // inside * outside, (i // inside + 1) * outside)
+        down, right = (
+            slice(2 * row, 2 * row + w.shape[2]),
+            slice(2 * column, 2 * column + w.shape[3]),
+        )
+        y[:, channels, down, right] += x[:, i, row, column].reshape(-1, 1, 1, 1) * w[i]
+    return y
+
+
+Layer = tuple[str, str, tuple[int, ...], Callable[[Array, Array], Array], dict[str, Any]]
+
+LAYERS: dict[str, Layer] = {
+    "conv": ("y = Conv(x, w)", "float[2, 5, 6, 6]", (7, 5, 3, 3), conv, {}),
+    "conv, 1 x 1": ("y = Conv(x, w)", "float[2, 20, 3, 3]", (6, 20, 1, 1), conv, {}),
+    "conv, one axis": ("y = Conv(x, w)", "float[2, 5, 9]", (6, 5, 4), conv, {}),
+    "grouped conv": (
+        "y = Conv<group = 3>(x, w)", "float[2, 6, 5, 5]", (9, 2, 3, 3),
+        lambda x, w: conv(x, w, 3), {"groups": 3},
+    ),
+    "depthwise conv": (
+        "y = Conv<group = 6>(x, w)", "float[2, 6, 5, 5]", (6, 1, 3, 3),
+        lambda x, w: conv(x, w, 6), {"groups": 6},
+    ),
+    "conv transpose": (
+        "y = ConvTranspose<strides = [2, 2]>(x, w)", "float[2, 5, 3, 3]", (5, 4, 3, 3),
+        conv_transpose, {},
+    ),
+    "grouped conv transpose": (
+        "y = ConvTranspose<strides = [2, 2], group = 2>(x, w)", "float[2, 6, 3, 3]", (6, 2, 3, 3),
+        lambda x, w: conv_transpose(x, w, 2), {"groups": 2},
+    ),
+    "gemm": ("y = Gemm(x, w)", "float[4, 13]", (13, 7), lambda x, w: x @ w, {}),
+    "gemm, transA": (
+        "y = Gemm<transA = 1, alpha = 0.5>(x, w)", "float[13, 4]", (13, 7),
+        lambda x, w: 0.5 * x.T @ w, {},
+    ),
+    "gemm, transB": (
+        "y = Gemm<transB = 1>(x, w)", "float[4, 13]", (7, 13),
+        lambda x, w: x @ w.T, {"outputs_first": True},
+    ),
+    "matmul": ("y = MatMul(x, w)", "float[3, 4, 13]", (13, 7), lambda x, w: x @ w, {}),
+    "matmul, a stack": (
+        "y = MatMul(x, w)", "float[3, 4, 13]", (3, 13, 7), lambda x, w: x @ w, {},
+    ),
+    "matmul, a vector": ("y = MatMul(x, w)", "float[4, 13]", (13,), lambda x, w: x @ w, {}),
+    "matmul, left": (
+        "y = MatMul(w, x)", "float[3, 13, 4]", (7, 13), lambda x, w: w @ x,
+        {"outputs_first": True},
+    ),
+    "matmul, left, a stack": (
+        "y = MatMul(w, x)", "float[3, 13, 4]", (3, 7, 13), lambda x, w: w @ x,
+        {"outputs_first": True},
+    ),
+    "matmul, left, a vector": (
+        "y = MatMul(w, x)", "float[3, 13, 4]", (13,), lambda x, w: w @ x, {},
+    ),
+}  # fmt: skip
+
+
+def model(name: str) -> onnx.ModelProto:
+    """Build a layer alone; a vector of weights leaves one axis less."""
+    body, given, shape, _, _ = LAYERS[name]
+    axes = given.count(",") + (0 if len(shape) == 1 else 1)
+    open_shape = ", ".join(f"n{axis}" for axis in range(axes))
+    return build(f"net ({given} x) => (float[{open_shape}] y) {{ {body} }}", {"w": shape}, seed=4)
+
+
+def unfolded(name: str, stack: Array, *, kernel_major: bool) -> Array:
+    """Put matrices back into the shape of the weight, by where each index went."""
+    shape = LAYERS[name][2]
+    numbers = np.arange(np.prod(shape)).reshape(shape)
+    where = matrices_of(name, numbers, kernel_major=kernel_major)
+    flat = np.zeros(numbers.size, stack.dtype)
+    flat[where.reshape(-1)] = stack.reshape(-1)
+    return flat.reshape(shape)
+
+
+def matrices_of(name: str, weight: Array, *, kernel_major: bool) -> Array:
+    """Return the matrices of the weight of a layer."""
+    body, _, _, _, facts = LAYERS[name]
+    op = body.split("= ", 1)[1].split("(")[0].split("<")[0]
+    groups, outputs_first = facts.get("groups", 1), facts.get("outputs_first", False)
+    return oracles.layer_matrix(
+        op, weight, groups, kernel_major=kernel_major, outputs_first=outputs_first
+    )
+
+
+def expected(result: Result, name: str, size: str, bits: int, rows: str) -> Array:
+    """Compute a layer from the tiles of its weight."""
+    weight = initializers(result.original)["w"]
+    stack = matrices_of(name, weight, kernel_major=rows == "kernel")
+    height, width = crossbar_size(size)
+    codes, scales = oracles.tiled_codes(stack, (height, width), bits)
+    wide = scales.repeat(height, axis=1).repeat(width, axis=2)
+    real = codes * wide[:, : stack.shape[1], : stack.shape[2]].astype(np.float64)
+    used = unfolded(name, real, kernel_major=rows == "kernel")
+    x = result.feed["x"].astype(np.float64)
+    for params in result.activations.values():
+        codes = np.rint(result.feed["x"] / params.scale) + params.zero_point
+        codes = np.clip(codes, params.dtype.qmin, params.dtype.qmax)
+        x = (codes - params.zero_point) * np.float64(params.scale)
+    return LAYERS[name][3](x, used)
+
+
+def check(name: str, size: str, bits: int, activations: str, rows: str = "channel") -> Result:
+    recipe = Recipe(
+        crossbar=size,
+        rows=rows,
+        weights=TensorRule(dtype=f"int{bits}"),
+        activations=TensorRule(dtype=activations),
+    )
+    result = quantized(model(name), recipe, on="crossbar")
+    onnx.checker.check_model(result.model, full_check=True)
+    wanted = expected(result, name, size, bits, rows)
+    for optimize in (False, True):
+        got = run(result.model, result.feed, optimize=optimize)[0]
+        assert got.shape == wanted.shape
+        np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max())
+    assert len(result.activations) == (activations != "float")
+    return result
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("activations", ["float", "uint8", "int8"])
+@pytest.mark.parametrize(("size", "bits"), [("4x3", 4), ("8x8", 8), ("100x1", 3), ("5x100", 6)])
+def test_every_layer_computes_what_its_tiles_say(
+    name: str, size: str, bits: int, activations: str
+) -> None:
+    check(name, size, bits, activations)
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if "conv" in name])
+@pytest.mark.parametrize("activations", ["float", "uint8"])
+@pytest.mark.parametrize(("size", "bits"), [("4x3", 4), ("8x8", 8), ("100x100", 2)])
+def test_rows_by_place_in_the_kernel(name: str, size: str, bits: int, activations: str) -> None:
+    check(name, size, bits, activations, "kernel")
+
+
+# --- what is written
+
+
+def test_no_blocks_go_straight_into_an_operator() -> None:
+    for name in LAYERS:
+        proto = quantized(model(name), Recipe(crossbar="4x3"), on="crossbar").model
+        (blocks,) = (
+            n for n in proto.graph.node if any(a.name == "block_size" for a in n.attribute)
+        )
+        readers = {n.op_type for n in proto.graph.node if blocks.output[0] in n.input}
+        assert readers <= {"Reshape", "Transpose", "Max"}, name
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "steps"),
+    [
+        ("conv", "channel", ["Reshape"]),
+        ("conv", "kernel", ["Reshape", "Transpose"]),
+        ("grouped conv", "kernel", ["Reshape", "Transpose", "Reshape"]),
+        ("grouped conv", "channel", ["Reshape"]),
+        ("conv transpose", "channel", ["Reshape", "Transpose"]),
+        ("grouped conv transpose", "channel", ["Reshape", "Transpose", "Reshape"]),
+        ("gemm", "channel", ["Transpose"]),
+        ("gemm, transB", "channel", []),
+        ("matmul, a stack", "channel", ["Reshape", "Transpose"]),
+        ("matmul, left", "channel", []),
+    ],
+)
+def test_steps_that_do_nothing_are_left_out(name: str, rows: str, steps: list[str]) -> None:
+    result = quantized(model(name), Recipe(crossbar="4x3", rows=rows), on="crossbar")
+    spec = result.plan.nodes["y"].weights[0].spec
+    assert spec.matrix is not None
+    assert [op for op, _ in block_steps(spec.matrix, LAYERS[name][2])] == steps
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind"), [(2, "INT4"), (3, "INT4"), (4, "INT4"), (5, "INT8"), (7, "INT8"), (8, "INT8")]
+)
+def test_codes_are_stored_in_four_or_eight_bits(bits: int, kind: str) -> None:
+    recipe = Recipe(crossbar="8x8", weights=TensorRule(dtype=f"int{bits}"))
+    proto = quantized(model("conv"), recipe, on="crossbar").model
+    (codes,) = (t for t in proto.graph.initializer if t.name == "w_quantized")
+    assert codes.data_type == getattr(onnx.TensorProto, kind)
+    assert proto.opset_import[0].version == 21
+
+
+def test_one_tile_is_per_tensor_and_one_column_per_channel() -> None:
+    proto = model("conv")
+    weight = initializers(proto)["w"]
+    for size, largest in (
+        ("999x999", np.abs(weight).max()),
+        ("999x1", np.abs(weight).max(axis=(1, 2, 3))),
+    ):
+        result = quantized(proto, Recipe(crossbar=size), on="crossbar")
+        scale = initializers(result.model)["w_scale"]
+        np.testing.assert_allclose(scale[:, 0], np.broadcast_to(largest / 127, 7), rtol=1e-6)
+
+
+NET = """net (float[N, 3, 8, 8] x) => (float[N, 5] y) {
+    c = Conv(x, w, b) r = Relu(c) d = Conv(r, k) s = Relu(d)
+    q = GlobalAveragePool(s) f = Flatten(q) y = Gemm<transB = 1>(f, u, e) }"""
+WEIGHTS = {"w": (6, 3, 3, 3), "b": (6,), "k": (4, 6, 3, 3), "u": (5, 4), "e": (5,)}
+
+
+def test_a_convolution_kept_float_keeps_its_weights() -> None:
+    proto = build(NET, WEIGHTS)
+    recipe = Recipe(crossbar="16x4", rules=(NodeRule(name=r"Conv\(d\)", quantize=False),))
+    result = quantized(proto, recipe, on="crossbar")
+    got = [run(result.model, result.feed, optimize=level)[0] for level in (False, True)]
+    np.testing.assert_allclose(got[0], got[1], rtol=1e-5, atol=1e-6 * np.abs(got[0]).max())
+    assert "k" in initializers(result.model)
+    assert "k_quantized" not in initializers(result.model)
+
+
+def test_a_rule_leaves_the_activations_of_some_nodes_float() -> None:
+    rule = NodeRule(op="Conv", activations=FLOAT)
+    result = quantized(build(NET, WEIGHTS), Recipe(crossbar="16x4", rules=(rule,)), on="crossbar")
+    assert set(result.activations) == {"f"}
+    assert {node.op for node in result.plan.nodes.values() if node.weight_only} == {"Conv"}
+    assert ops(result.model).count("QuantizeLinear") == 1
+
+
+def test_a_weight_two_layers_read_in_different_ways_is_there_twice() -> None:
+    proto = build(
+        "net (float[6, 6] x) => (float[6, 6] y) { c = MatMul(x, w) y = MatMul(w, c) }",
+        {"w": (6, 6)},
+    )
+    result = quantized(proto, Recipe(crossbar="4x4"), on="crossbar")
+    assert {"w_quantized", "w_quantized_2"} <= set(initializers(result.model))
+    got = [run(result.model, result.feed, optimize=level)[0] for level in (False, True)]
+    np.testing.assert_allclose(got[0], got[1], rtol=1e-6, atol=1e-6 * np.abs(got[0]).max())
+
+
+@pytest.mark.parametrize("algorithm", ["mse", "percentile", "outlier-var"])
+def test_ranges_are_chosen_tile_by_tile(algorithm: str) -> None:
+    weights = TensorRule(dtype="int4", range=algorithm)
+    recipe = Recipe(crossbar="6x4", weights=weights, activations=FLOAT)
+    graph = from_proto(build(NET, WEIGHTS, opset=21, ir=10))
+    plan = resolve(graph, target("crossbar"), recipe)
+    found = weight_params(plan, graph)["d", 1]
+    assert found.scale.shape == (1, 9, 1)
+    stack = oracles.layer_matrix("Conv", graph.graph.tensors()["k"].values, 1, kernel_major=False)
+    for row in range(9):
+        largest = np.abs(stack[0, 6 * row : 6 * row + 6]).max()
+        assert found.scale[0, row, 0] <= largest / 7 * (1 + 1e-6)
+    assert len(set(found.scale.ravel().tolist())) == 9
+
+
+# --- what is not asked for, or cannot be
+
+
+def test_two_activations_are_not_multiplied_on_arrays() -> None:
+    proto = build(
+        "net (float[4, 6] x) => (float[4, 4] y) {"
+        " a = MatMul(x, w) t = Transpose(a) y = MatMul(a, t) }",
+        {"w": (6, 6)},
+    )
+    plan = quantized(proto, on="crossbar").plan
+    assert plan.nodes["a"].quantized
+    assert plan.nodes["y"].reason == "neither input is constant, and arrays hold constants"
+
+
+@pytest.mark.parametrize("text", ["128", "128x", "0x4", "4x0", "-1x4", "axb", "1.5x2", "4x4x4", ""])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match="rows x columns of an array"):
+        Recipe(crossbar=text)
+
+
+def test_rows_are_channel_or_kernel() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'kernel'"):
+        Recipe(rows="kernal")
+
+
+def test_arrays_need_a_size() -> None:
+    with pytest.raises(RecipeError, match="crossbar needs the size of its arrays"):
+        check_size(Recipe(target="crossbar"))
+    check_size(Recipe(target="cpu"))
+
+
+@pytest.mark.parametrize("keys", [{"crossbar": "8x8"}, {"rows": "kernel"}])
+def test_arrays_are_of_the_target_crossbar_only(keys: dict[str, str]) -> None:
+    with pytest.raises(RecipeError, match="is for targets with one scale an array, like crossbar"):
+        resolve(from_proto(build(NET, WEIGHTS)), target("cpu"), Recipe(**keys))
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_another_granularity_is_refused(granularity: str) -> None:
+    recipe = Recipe(crossbar="8x8", weights=TensorRule(granularity=granularity))
+    with pytest.raises(UnsupportedError, match=f"one weight scale an array, not a {granularity}"):
+        resolve(from_proto(build(NET, WEIGHTS)), target("crossbar"), recipe)
+
+
+@pytest.mark.parametrize("dtype", ["int9", "int16", "uint8"])
+def test_widths_the_emitter_cannot_hold_are_refused(dtype: str) -> None:
+    recipe = Recipe(crossbar="8x8", weights=TensorRule(dtype=dtype))
+    with pytest.raises(UnsupportedError, match=f"crossbar has no {dtype} weights; it has int2"):
+        resolve(from_proto(build(NET, WEIGHTS)), target("crossbar"), recipe)
+
+
+def test_float_activations_are_of_the_target_crossbar_only() -> None:
+    with pytest.raises(RecipeError, match="'float' is no integer type"):
+        resolve(from_proto(build(NET, WEIGHTS)), target("cpu"), Recipe(activations=FLOAT))
+
+
+def test_codes_pass_through_what_only_moves_them() -> None:
+    proto = build(
+        """net (float[N, 3, 8, 8] x) => (float[N, 4, 4, 4] y) {
+        c = Conv(x, w, b) r = Relu(c) p = MaxPool<kernel_shape = [3, 3]>(r)
+        d = Conv<pads = [1, 1, 1, 1]>(p, k) e = Conv(r, k) y = Add(d, e) }""",
+        {"w": (6, 3, 3, 3), "b": (6,), "k": (4, 6, 3, 3)},
+    )
+    result = quantized(proto, Recipe(crossbar="16x4"), on="crossbar")
+    assert list(result.plan.activations) == ["x", "r", "p"]
+    assert result.plan.activations["p"].carried
+    result = quantized(proto, Recipe(crossbar="16x4", activations=FLOAT), on="crossbar")
+    assert not result.activations
+    assert result.plan.nodes["p"].reason == "its activations stay float, as asked"
