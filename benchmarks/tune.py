@@ -92,6 +92,7 @@ class Found:
     """What a search found.
 
     Attributes:
+        case: What was run.
         model: The model's folder.
         what: Metric and width.
         search: Which search.
@@ -104,6 +105,7 @@ class Found:
         held_sqnr: On those held out.
     """
 
+    case: str
     model: str
     what: str
     search: str
@@ -178,7 +180,7 @@ def grid(anew: Anew) -> dict[str, int]:
     return found
 
 
-def run(case: Case, kind: str) -> list[Found]:
+def run(name: str, case: Case, kind: str) -> list[Found]:
     """Run tune, and a search that tries everything, on the same samples."""
     runtime, what = Runtime(), metric(case.metric)
     kept, held = case.data
@@ -201,6 +203,7 @@ def run(case: Case, kind: str) -> list[Found]:
         on, off = (sides(each, (start, session)) for each in (exam, other))
         lines.append(
             Found(
+                case=name,
                 model=case.folder.name,
                 what=f"{case.metric}, {case.bits} bits, {exam.samples} samples",
                 search=search,
@@ -222,10 +225,10 @@ def run(case: Case, kind: str) -> list[Found]:
         "tune --min-gain 0 --sweeps 3": Tuning(metric=what, min_gain=0.0, sweeps=SWEEPS),
     }
     with TemporaryDirectory() as folder:
-        for name, way in ways.items():
+        for search, way in ways.items():
             path = Path(folder) / "t.onnx"
             found = tune(case.model, table, recipe, (kept, held), path, tuning=way)
-            line(name, found.evaluations, found.seconds, Session(path, runtime))
+            line(search, found.evaluations, found.seconds, Session(path, runtime))
     begun = time.monotonic()
     searches: Mapping[str, Callable[[Anew], dict[str, int]]] = {"sweeps": sweeps, "grid": grid}
     at = searches[kind](anew)
@@ -258,9 +261,9 @@ def shown(lines: Sequence[Found]) -> str:
     headings = ("model", "what", "search", "candidates", "seconds", "time", "score", "SQNR dB")
     rows = [f"| {' | '.join((*headings, 'score held out', 'SQNR held out'))} |"]
     rows.append("| --- " * (len(headings) + 2) + "|")
-    slowest = {(each.model, each.what): each.seconds for each in lines}  # the last one of each
+    slowest = {each.case: each.seconds for each in lines}  # the last one of each
     for each in lines:
-        all_of_it = slowest[each.model, each.what]
+        all_of_it = slowest[each.case]
         faster = f"{all_of_it / each.seconds:.0f} × less" if 0 < each.seconds < all_of_it else ""
         cells = (
             *(each.model, each.what, each.search, str(each.evaluations), f"{each.seconds:.1f}"),
@@ -281,7 +284,7 @@ def main() -> int:
     asked = parser.parse_args()
     there = cases(asked.cache, asked.samples)
     names = asked.cases.split(",") if asked.cases else list(there)
-    lines = [found for name in names for found in run(*there[name])]
+    lines = [found for name in names for found in run(name, *there[name])]
     results = {"environment": environment(), "found": [asdict(each) for each in lines]}
     asked.out.write_text(json.dumps(results, indent=1))
     print(shown(lines))
