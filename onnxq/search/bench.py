@@ -26,13 +26,13 @@ class Trial:
 
     Attributes:
         score: What the metric says.
-        evidence: By batch, what it found.
+        units: By batch, what is compared sample by sample, or batch by batch.
         constants: What the candidate changes.
         sessions: The pieces it changes.
     """
 
     score: float
-    evidence: Sequence[Sequence[Any]]
+    units: Sequence[Array]
     constants: Mapping[str, Array] = field(default_factory=dict)
     sessions: Mapping[int, Session] = field(default_factory=dict)
 
@@ -79,9 +79,11 @@ class Bench:
         sessions = self._chain.changed(constants)
         self._advance(self._chain.first(constants))
         found: list[Sequence[Any]] = []
+        units: list[Array] = []
         for evidence in self._evidence(sessions):
             found.append(evidence)
-            if self._drop and self._is_hopeless(found, bar):
+            units.append(self._units(evidence))
+            if self._drop and self._is_hopeless(units, bar, single=by_sample(evidence)):
                 return None
         return self._trial(found, constants, sessions)
 
@@ -105,7 +107,8 @@ class Bench:
         """Score what was found on all batches."""
         together = [item for items in evidence for item in items]
         score = checked_score(self._exam.metric, together, "quantized")
-        return Trial(score=score, evidence=evidence, constants=constants, sessions=sessions)
+        units = [self._units(items) for items in evidence]
+        return Trial(score=score, units=units, constants=constants, sessions=sessions)
 
     def _advance(self, piece: int) -> None:
         """Bring all samples to a piece; back to the first one if they are past it."""
@@ -130,15 +133,19 @@ class Bench:
             self.runs += len(numbers)
             yield from self._pool.map(run, numbers)
 
-    def _is_hopeless(self, found: Sequence[Sequence[Any]], bar: float) -> bool:
-        """Say whether a candidate cannot exceed a score any more."""
-        seen = len(found)
-        before = [self._units(items) for items in self.now.evidence]
-        after = [self._units(items) for items in found]
+    def _is_hopeless(self, after: Sequence[Array], bar: float, *, single: bool) -> bool:
+        """Say whether a candidate cannot exceed a score any more.
+
+        Args:
+            after: Its scores on the batches seen.
+            bar: The score to exceed.
+            single: Whether the scores are of single samples, which have a best one.
+        """
+        before, seen = self.now.units, len(after)
         gains = np.concatenate(after) - np.concatenate(before[:seen])
         rest = np.concatenate([np.zeros(0), *before[seen:]])
         best = getattr(self._exam.metric, "best", np.inf)
-        room = best - rest if by_sample(found[0]) else np.full(rest.shape, np.inf)
+        room = best - rest if single else np.full(rest.shape, np.inf)
         return is_hopeless(gains, room, bar - self.now.score)
 
     def _units(self, evidence: Sequence[Any]) -> Array:

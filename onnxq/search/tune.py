@@ -127,6 +127,8 @@ def tune(  # noqa: PLR0913 - like quantize, and how to tune
     kept, held = (_read(source, reference) for source in data)
     with TemporaryDirectory() as folder:
         start = Path(folder) / output.name
+        others = examined(reference, held, tuning.metric)
+        others.evidence(0, others.references[0])  # what does not fit is refused before the work
         emitted = Emission.of(draft(model, table, recipe, runtime=runtime), start)
         before = Session(start, runtime)
         exam = _ordered(reference, before, shuffled(kept, tuning.seed), tuning.metric)
@@ -143,7 +145,6 @@ def tune(  # noqa: PLR0913 - like quantize, and how to tune
             tuned = recipe
             result = pipeline.quantize(model, table, tuned, output, explain=False, runtime=runtime)
             side = sides(exam, (before, Session(output, runtime)))
-        others = examined(reference, held, tuning.metric)
         other = sides(others, (before, Session(output, runtime)))
     _write_recipe(tuned, recipe_path(output))
     if tuning.checkpoint is not None:
@@ -193,8 +194,15 @@ def _identity(
 ) -> str:
     """Return what a checkpoint must agree on with a run."""
     ways = [tuning.over, tuning.min_gain, tuning.target, tuning.sweeps, tuning.drop, tuning.seed]
+    seen = {name: (s.lo.tolist(), s.hi.tolist()) for name, s in table.tensors.items()}
     what = [
-        *(table.model_sha256, table.samples, dict(table.versions), dumps(recipe)),
-        *(repr(tuning.metric), ways, [fingerprint(source) for source in data]),
+        *(table.model_sha256, table.samples, seen, dict(table.versions), dumps(recipe)),
+        *(_described(tuning.metric), ways, [fingerprint(source) for source in data]),
     ]
     return hashlib.sha256(json.dumps(what, default=str).encode()).hexdigest()
+
+
+def _described(metric: Metric) -> list[object]:
+    """Return name and options of a metric; a function is known by its name alone."""
+    options = vars(metric).items()
+    return [metric.name, sorted((key, str(each)) for key, each in options if not callable(each))]

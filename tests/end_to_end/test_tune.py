@@ -19,6 +19,7 @@ from onnxq import table_file
 from onnxq.cli.app import app
 from onnxq.errors import CalibrationError, Interrupted
 from onnxq.metrics import metric
+from onnxq.metrics.custom import Custom
 from onnxq.search.settings import TuneProgress, Tuning
 from onnxq.search.tune import Tuned, parts, recipe_path, tune
 
@@ -176,6 +177,27 @@ def test_a_checkpoint_of_another_search_is_refused(folder: Path) -> None:
         by_library(folder, "o.onnx", Tuning(checkpoint=checkpoint, resume=True))
 
 
+def test_a_function_is_the_same_metric_in_another_process(folder: Path) -> None:
+    checkpoint = folder / "own.checkpoint"
+
+    def own() -> Tuning:
+        def hits(outputs: Any, labels: Any) -> Any:
+            return outputs["logits"].argmax(1) == labels["label"]
+
+        found = Custom(name="own:hits", function=hits, options={})
+        return Tuning(metric=found, checkpoint=checkpoint, resume=True)
+
+    def stop(progress: TuneProgress) -> None:
+        if progress.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        by_library(folder, "own.onnx", own(), report=stop)
+    seen: list[int] = []
+    by_library(folder, "own.onnx", own(), report=lambda p: seen.append(p.done))
+    assert seen[0] == 2
+
+
 def test_it_stops_at_a_score_that_is_good_enough(folder: Path) -> None:
     assert by_library(folder, "g.onnx", Tuning(target=-1.0)).evaluations == 0
 
@@ -211,6 +233,7 @@ def broken(outputs, labels):
         (("--over", "biases"), 2, "activations, weights or both"),
         (("--json", "t0.onnx"), 8, "would replace"),
         (("--eval-data", "missing.npz"), 2, "missing.npz"),
+        (("--metric", "classification", "--eval-data", "unlabelled.npz"), 4, "needs the labels"),
         (("--samples", "3"), 4, "--eval-data"),
     ],
 )
