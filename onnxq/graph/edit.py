@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from onnxq.graph.io import Model, message_of
 from onnxq.graph.query import label
+from onnxq.types import Array
 
 
 class Names:
@@ -80,6 +81,22 @@ def replace_attribute(node: gs.Node, name: str, value: Any) -> None:
             del message.attribute[index]
     message.attribute.append(onnx.helper.make_attribute(name, value))
     node.origin = message
+
+
+def replace_values(model: Model, values: Mapping[str, Array]) -> None:
+    """Give constants other values of the same shape and type, for all who read them.
+
+    Args:
+        model: The model.
+        values: By the name of the constant.
+    """
+    messages = {name: onnx.numpy_helper.from_array(array, name) for name, array in values.items()}
+    tensors = model.graph.tensors()
+    for name, message in messages.items():
+        tensors[name].values = gs.ir.tensor.LazyValues(message)
+    for held in model.proto.graph.initializer:
+        if held.name in messages:
+            held.CopyFrom(messages[held.name])
 
 
 def add_metadata(node: gs.Node, entries: Mapping[str, str]) -> None:

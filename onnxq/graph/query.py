@@ -36,9 +36,7 @@ def is_standard(node: gs.Node) -> bool:
 def tensor_types(model: Model) -> dict[str, TensorType]:
     """Infer element types and shapes of the main graph; what cannot be inferred is missing."""
     light = weightless(sync(model))
-    with suppress(onnx.shape_inference.InferenceError, RuntimeError):
-        light = onnx.shape_inference.infer_shapes(light)  # contradicting shapes only tell less
-    graph = light.graph
+    graph = _inferred(light).graph
     found = {}
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type:
@@ -49,6 +47,14 @@ def tensor_types(model: Model) -> dict[str, TensorType]:
         kind = f"sparse {_name(sparse.values.data_type)}"
         found[sparse.values.name] = TensorType(kind, tuple(sparse.dims))
     return found
+
+
+def _inferred(light: onnx.ModelProto) -> onnx.ModelProto:
+    """Infer shapes, through what a model computes of shapes too if that works."""
+    for through in (True, False):
+        with suppress(onnx.shape_inference.InferenceError, RuntimeError):
+            return onnx.shape_inference.infer_shapes(light, data_prop=through)
+    return light  # contradicting shapes only tell less
 
 
 def _tensor_type(proto: onnx.TypeProto.Tensor) -> TensorType:
