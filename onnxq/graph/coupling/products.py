@@ -101,21 +101,27 @@ def _between(book: Book, node: Node, left: Tensor, right: Tensor) -> None:
     ranks = rank_of(book, left), rank_of(book, right)
     if ranks[0] is None or ranks[0] != ranks[1] or ranks[0] < 2:
         stop_all(book, node, f"{label(node)}: {OPEN}")
-        return
+    else:
+        _summed(book, node, ranks[0])
+
+
+def _summed(book: Book, node: Node, rank: int) -> None:
+    """Tie what two tensors of the same rank are summed over; hand one of the axes left on."""
     summed, kept = [], []
-    for tensor, axis, other in ((left, -1, -2), (right, -2, -1)):
-        for atoms in [book.atoms[tensor.name]] if tensor.name in book.atoms else []:
-            if atoms.shape[axis] > 1:
-                summed.append(book.alone(atoms, axis % ranks[0]))
-            else:
-                kept.append(_left(book, node, atoms, other % ranks[0]))
+    for tensor, axis, other in zip(node.inputs, (-1, -2), (-2, -1), strict=True):
+        atoms = book.atoms.get(tensor.name)
+        if atoms is not None and atoms.shape[axis] > 1:
+            summed.append(book.alone(atoms, axis % rank))
+        elif atoms is not None:
+            kept.append(_left(book, node, atoms, other % rank))
     if len(summed) == 2:
         book.same(*summed)
     elif summed:
         book.fix(summed[0], f"{label(node)} sums it with what stays")
     for atoms in kept[1:]:
         book.fix(atoms, f"{label(node)} keeps channels of both sides")
-    book.atoms.update({node.outputs[0].name: atoms for atoms in kept[:1]})
+    if kept:
+        book.atoms[node.outputs[0].name] = kept[0]
 
 
 def _left(book: Book, node: Node, atoms: Array, axis: int) -> Array:
