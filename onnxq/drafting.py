@@ -16,6 +16,7 @@ from onnxq.passes import PassReport
 from onnxq.plan import Plan
 from onnxq.planning import plan_model
 from onnxq.recipe import Recipe
+from onnxq.reordering import Reordering, reordered
 from onnxq.table import CalibrationTable
 from onnxq.tile_scales import searched
 from onnxq.types import QuantParams, TensorStats
@@ -38,6 +39,7 @@ class Draft:
         opset: Operator set of the file.
         samples: Kept samples for checking the result: none it was fitted on, if there are others.
         reference: The float model's answers to them.
+        reordering: What became of the order of the channels; None where none was asked for.
     """
 
     prepared: Model
@@ -50,6 +52,7 @@ class Draft:
     opset: int
     samples: list[Batch]
     reference: Session
+    reordering: Reordering | None = None
 
 
 def draft(
@@ -83,16 +86,19 @@ def draft(
     ]
     reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
     _check_function(prepared, reference, samples, runtime)
+    corrected, fit, moved = 0, samples[::2], None
+    if recipe.reorder not in (None, "none"):
+        _check_samples("reorder", fit)
+        plan, moved = reordered(prepared, plan, fit, runtime)
     activations, weights = activation_params(plan, seen), weight_params(plan, prepared)
-    corrected, fit = 0, samples[::2]
     searching = recipe.tile_scales == "cosine"
     if searching:
-        _check_samples(fit)
+        _check_samples("tile_scales cosine", fit)
         weights = searched(prepared, plan, weights, fit, runtime)
     wanted = plan.target.correct_bias if recipe.correct_bias is None else recipe.correct_bias
     if wanted and samples:
         corrected = correct_biases(prepared, plan, activations, weights, fit, runtime)
-    if searching or (wanted and samples):
+    if searching or moved or (wanted and samples):
         samples = samples[1::2] or samples  # what was fitted is no check
     return Draft(
         prepared=prepared,
@@ -105,14 +111,15 @@ def draft(
         opset=before,
         samples=samples,
         reference=reference,
+        reordering=moved,
     )
 
 
-def _check_samples(samples: list[Batch]) -> None:
-    """Refuse to search for scales on nothing."""
+def _check_samples(what: str, samples: list[Batch]) -> None:
+    """Refuse to choose on nothing."""
     if not samples:
         raise CalibrationError(
-            "tile_scales cosine needs samples, and the calibration table keeps none: calibrate "
+            f"{what} needs samples, and the calibration table keeps none: calibrate "
             "with --keep-samples"
         )
 

@@ -117,6 +117,7 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
         check=check,
         latency=timed,
         layers=worst,
+        reordering=made.reordering,
     )
 
 

@@ -31,13 +31,16 @@ POSITIONS = ("any", "chip")
 ROUNDINGS = ("half-even", "half-up", "floor")
 ROWS = ("channel", "kernel")
 TILE_SCALES = ("range", "cosine")
+REORDERS = ("none", "sort", "cluster", "random")
+REORDER_MODES = ("joint", "independent")
 FLOAT = "float"  # what activations are asked to be that stay float
 _SINGLE = (  # keys with a single value
     "target", "correct_bias", "positions", "rounding", "qdq", "crossbar", "rows",
-    "tile_scales",
+    "tile_scales", "reorder", "reorder_mode",
 )  # fmt: skip
 _WORDS = {
     "positions": POSITIONS, "rounding": ROUNDINGS, "rows": ROWS, "tile_scales": TILE_SCALES,
+    "reorder_mode": REORDER_MODES,
 }  # fmt: skip
 
 
@@ -128,6 +131,10 @@ class Recipe:
             rows, ``channel`` by input channel first, or ``kernel`` by place in the kernel first.
         tile_scales: For scales a tile: ``range``, what the range algorithm says of its weights;
             or ``cosine``, moved from there to the best cosine of the layer's output.
+        reorder: For weights on tiles or in blocks: the order of the channels, ``none``, ``sort``,
+            ``cluster``, ``random:SEED``, or a file with an order.
+        reorder_mode: ``joint`` moves the channels of the model; ``independent`` rows and columns
+            of each layer, which the file then gathers back.
     """
 
     target: str | None = None
@@ -142,6 +149,8 @@ class Recipe:
     crossbar: str | None = None
     rows: str | None = None
     tile_scales: str | None = None
+    reorder: str | None = None
+    reorder_mode: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing.
@@ -154,6 +163,8 @@ class Recipe:
             value = getattr(self, key)
             if value is not None and value not in words:
                 raise UnknownNameError(key, value, words)
+        if self.reorder is not None:
+            _check_reorder(self.reorder)
         if self.crossbar is not None:
             try:
                 crossbar_size(self.crossbar)
@@ -269,6 +280,16 @@ def crossbar_size(text: str) -> tuple[int, int]:
     if not match:
         raise ValueError(f"crossbar is rows x columns of an array, e.g. 128x64, not {text!r}")
     return int(match[1]), int(match[2])
+
+
+def _check_reorder(text: str) -> None:
+    """Refuse what is neither a known order nor, by its look, a file.
+
+    Raises:
+        UnknownNameError: It is not.
+    """
+    if not re.fullmatch("|".join(REORDERS) + "|random:[0-9]{1,9}", text) and "." not in text:
+        raise UnknownNameError("reorder", text, (*REORDERS, "random:SEED", "FILE.json"))
 
 
 def _node_rule(content: Any, number: int) -> NodeRule:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # calibration, which tells its progress only, is spared loadi
     from onnxq.layers import Layer
     from onnxq.passes import PassReport
     from onnxq.plan import Plan
+    from onnxq.reordering import Reordering
 
 SIDECARS = (".json", ".npz")  # what the names of an emitter's table and its arrays end with
 
@@ -45,6 +46,7 @@ class Quantized:
         check: Result against float model on the kept samples; None without samples.
         latency: Time for one sample of both models; None without samples or for large models.
         layers: Where the result is far from the float model: its layers, worst first.
+        reordering: What became of the order of the channels; None where none was asked for.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Quantized:
     check: Comparison | None
     latency: Latency | None = None
     layers: tuple[Layer, ...] = ()
+    reordering: Reordering | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,6 +155,8 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
         crossbar=_size(flags.crossbar),
         rows=flags.rows,
         tile_scales=flags.tile_scales,
+        reorder=flags.reorder,
+        reorder_mode=flags.reorder_mode,
     )
     return _tuned(single.over(recipe), flags)
 

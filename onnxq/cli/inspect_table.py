@@ -22,6 +22,8 @@ ELSEWHERE = (  # flags about what a table does not hold
     "crossbar",
     "rows",
     "tile_scales",
+    "reorder",
+    "reorder_mode",
 )
 
 

@@ -13,6 +13,7 @@ from onnxq.cli import options
 OUTLIERS = "Outlier-variance ranges"
 FIXED_POINT = "Fixed point"
 CROSSBAR = "Crossbar arrays"
+TILES = "Order of the channels on tiles and blocks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +172,24 @@ class RecipeFlags:
             help="The scale --weight-range chooses for a tile (default), or moved from there to "
             "the best cosine of the layer's output on the kept samples.",
             rich_help_panel=CROSSBAR,
+        ),
+    ] = None
+    reorder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|sort|cluster|random:SEED|FILE",
+            help="Order of the channels, so that those of one tile or block are alike; FILE is "
+            "what --write-order or onnxq anneal wrote.",
+            rich_help_panel=TILES,
+        ),
+    ] = None
+    reorder_mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="joint|independent",
+            help="Move the channels of the model, at no cost (default); or rows and columns of "
+            "each layer, gathered back when it runs.",
+            rich_help_panel=TILES,
         ),
     ] = None
     recipe: options.RecipeFile = None

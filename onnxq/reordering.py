@@ -1,0 +1,186 @@
+"""Put channels that suit each other onto the same tiles, before the weights are quantized.
+
+    Layout ─┬─ an order by name, or from a file ─┬─ jointly: other constants in the model, checked
+            └─ what tiles will lose, predicted   └─ independently: other views of the weights
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxq import comparison
+from onnxq.errors import RecipeError
+from onnxq.feeds import Batch
+from onnxq.graph.coupling import Channels, channels_of
+from onnxq.graph.io import Model
+from onnxq.graph.session import Recorded, Runtime, Session
+from onnxq.numerics.tile_order import (
+    Orders,
+    cluster_order,
+    permuted,
+    random_order,
+    sort_order,
+    total,
+)
+from onnxq.passes.reorder_channels import reorder_channels
+from onnxq.plan import Plan
+from onnxq.tile_layout import Layout, independently, jointly, layers_of, row_power, tiled, with_orders
+from onnxq.types import Array
+
+log = logging.getLogger(__name__)
+
+FORMAT = "onnxq order 1"
+SAME = 80.0  # dB between the models before and after; sums in another order cost less
+JOINT = "joint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reordering:
+    """What became of a reordering.
+
+    Attributes:
+        how: As it was asked for.
+        mode: ``joint`` or ``independent``.
+        orders: One a family of the layout.
+        families: How many families of channels, or of lines, there are.
+        channels: How many channels, or lines, are in them.
+        before: What tiles would lose in the natural order: noise ÷ signal of the layers'
+            outputs, predicted from weights and inputs, summed over the layers.
+        after: The same in the order that was chosen.
+        refused: Why the model kept its order, or nothing.
+    """
+
+    how: str
+    mode: str
+    orders: tuple[Array, ...]
+    families: int
+    channels: int
+    before: float
+    after: float
+    refused: str = ""
+
+
+def reordered(
+    model: Model, plan: Plan, samples: Sequence[Batch], runtime: Runtime
+) -> tuple[Plan, Reordering]:
+    """Choose an order as the recipe says and apply it; the model is changed in place.
+
+    Args:
+        model: The prepared model.
+        plan: What becomes of it.
+        samples: What to choose and check on.
+        runtime: How to run models.
+
+    Returns:
+        The plan, with views of the weights in orders of their own where they have them.
+
+    Raises:
+        RecipeError: The plan has no tiles, or the order read from a file is not for them.
+    """
+    recipe = plan.recipe
+    how, mode = recipe.reorder or "none", recipe.reorder_mode or JOINT
+    weights = tiled(plan)
+    if not weights:
+        raise RecipeError(
+            f"reorder {how}: target {plan.target.name} has no weights on tiles or in blocks here"
+        )
+    power = row_power(model, weights, samples, runtime)
+    layers = layers_of(model, weights, power)
+    channels = channels_of(model) if mode == JOINT else None
+    layout = jointly(channels, weights, layers) if channels else independently(weights, layers)
+    orders = tuple(chosen(how, layout, model.sha256))
+    found = Reordering(
+        how=how,
+        mode=mode,
+        orders=orders,
+        families=len(layout.families),
+        channels=sum(family.channels for family in layout.families),
+        before=total(layout.layers),
+        after=total(permuted(layout.layers, layout.families, orders)),
+    )
+    if channels is None:
+        return with_orders(plan, layout, orders), found
+    return plan, _applied(model, channels, layout, found, samples, runtime)
+
+
+def _applied(
+    model: Model,
+    channels: Channels,
+    layout: Layout,
+    found: Reordering,
+    samples: Sequence[Batch],
+    runtime: Runtime,
+) -> Reordering:
+    """Reorder the channels of a model, and put them back if it does not compute the same then."""
+    orders = [np.arange(len(family)) for family in channels.movers.families]
+    for number, order in zip(layout.of, found.orders, strict=True):
+        orders[number] = order
+    before = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
+    reorder_channels(model, channels, orders)
+    after = Session(model, runtime)
+    for output in comparison.compare(before, after, samples).outputs:
+        near = output.similarity
+        if near.samples and (near.unequal or near.sqnr < SAME):
+            reorder_channels(model, channels, [np.argsort(order) for order in orders])
+            refused = f"output {output.name!r} changed (SQNR {near.sqnr:.1f} dB)"
+            log.warning("the channels keep their order: %s: please report this model", refused)
+            return replace(found, after=found.before, refused=refused)
+    return found
+
+
+def chosen(how: str, layout: Layout, sha256: str) -> Orders:
+    """Return one order a family.
+
+    Args:
+        how: ``none``, ``sort``, ``cluster``, ``random``, ``random:SEED`` or a file.
+        layout: What may change places.
+        sha256: Digest of the float model, which the file must be for.
+
+    Raises:
+        RecipeError: The file cannot be read, or is for another model or another plan.
+    """
+    word, _, seed = how.partition(":")
+    if word == "none":
+        return [np.arange(family.channels) for family in layout.families]
+    if word == "random":
+        return random_order(layout.families, int(seed or 0))
+    if word == "sort":
+        return sort_order(layout.layers, layout.families)
+    if word == "cluster":
+        start = sort_order(layout.layers, layout.families)
+        return cluster_order(layout.layers, layout.families, start)
+    return _read(Path(how), layout, sha256)
+
+
+def order_dict(found: Reordering, sha256: str) -> dict[str, Any]:
+    """Return an order as plain values, as `chosen` reads it from a file."""
+    return {
+        "format": FORMAT,
+        "float_model_sha256": sha256,
+        "mode": found.mode,
+        "orders": [order.tolist() for order in found.orders],
+    }
+
+
+def _read(path: Path, layout: Layout, sha256: str) -> Orders:
+    """Read orders from a file and check that they are for this layout."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        orders = [np.array(order, np.int64) for order in content["orders"]]
+        known = content["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"{path}: not an order of onnxq: {error}") from error
+    if not known or content.get("float_model_sha256") != sha256:
+        raise RecipeError(f"{path}: the order is for another model, or of another version")
+    sizes = [family.channels for family in layout.families]
+    if [len(order) for order in orders] != sizes or not all(
+        np.array_equal(np.sort(order), np.arange(size))
+        for order, size in zip(orders, sizes, strict=True)
+    ):
+        raise RecipeError(f"{path}: the order is for another plan: other layers or another mode")
+    return orders
