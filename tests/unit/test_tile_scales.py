@@ -105,12 +105,11 @@ def test_one_tile_takes_the_best_of_all_factors() -> None:
         stack, inputs @ inputs.transpose(0, 2, 1), scale, (8, 3), IntType(4, signed=True)
     )
     wanted = outputs(stack, inputs)
-    scores = [
-        cosine(wanted, outputs(quantized(stack, (scale * f).astype(np.float32), (8, 3), 4), inputs))
-        for f in FACTORS
-    ]
-    best = (scale * FACTORS[int(np.argmax(scores))]).astype(np.float32)
-    np.testing.assert_array_equal(found, best)
+    tried = [found, *((scale * f).astype(np.float32) for f in FACTORS)]
+    assert any((found == each).all() for each in tried[1:])
+    scores = [cosine(wanted, outputs(quantized(stack, s, (8, 3), 4), inputs)) for s in tried]
+    # scales that give the same codes, or none that do better than rounding, are equally good
+    assert scores[0] == pytest.approx(max(scores), rel=1e-8)
 
 
 def test_many_tiles_gain_together_and_zeros_stay() -> None:
