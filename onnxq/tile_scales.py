@@ -11,7 +11,7 @@ from onnxq.graph.io import Model, Node, array_of
 from onnxq.graph.session import Runtime, Session
 from onnxq.graph.unfold import CONVOLUTIONS, by_row, unfolding
 from onnxq.numerics.gram import cosine_scales
-from onnxq.numerics.matrices import matrices
+from onnxq.numerics.matrices import matrices, stored_products
 from onnxq.plan import Plan
 from onnxq.types import Array, MatrixView, QuantParams
 
@@ -68,7 +68,7 @@ def _grams(
     batches: Iterable[Batch],
     runtime: Runtime,
 ) -> Iterator[tuple[Key, Array]]:
-    """Yield the sums of products of what each layer reads, ``(G, n, n)``."""
+    """Yield the sums of products of what each layer reads, in the order of its stored rows."""
     read = {key: node.inputs[1 - key[1]].name for key, (node, _) in layers.items()}
     given = {tensor.name for tensor in model.graph.inputs}
     inside = [name for name in dict.fromkeys(read.values()) if name not in given]
@@ -85,4 +85,4 @@ def _grams(
             (written,) = alone.run({read[key]: each[read[key]]})
             row = by_row(node, key[1], written, groups)
             gram += row @ row.transpose(0, 2, 1)
-        yield key, gram
+        yield key, stored_products(gram, view)

@@ -85,7 +85,8 @@ class IntType:
 class MatrixView:
     """How the weights of a layer become matrices of n inputs × m outputs, one a group.
 
-    ``onnxq.numerics.matrices`` turns one into the other.
+    ``onnxq.numerics.matrices`` turns one into the other. The axes give rows and columns their
+    *natural* numbers; the orders say where each is stored. Tiles cut what is stored.
 
     Attributes:
         split: Shape of the weight, axes that count groups and something else cut in two.
@@ -93,6 +94,11 @@ class MatrixView:
         groups: Axes of ``split`` that count the matrices.
         rows: Those that count inputs, slowest first.
         columns: Those that count outputs.
+        row_order: Stored row i is natural row ``row_order[i]``, in all groups alike; a permutation
+            of the n rows. Empty for the natural order, which is made empty.
+        column_order: Stored column k is natural column ``column_order[k]``, both counted through
+            all groups: column j of group g is ``g·m + j``. A permutation of the G·m columns that
+            keeps each in its group. Empty for the natural order, which is made empty.
     """
 
     split: tuple[int, ...]
@@ -100,16 +106,28 @@ class MatrixView:
     groups: tuple[int, ...]
     rows: tuple[int, ...]
     columns: tuple[int, ...]
+    row_order: tuple[int, ...] = ()
+    column_order: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that every axis counts one thing.
+        """Check that every axis counts one thing, and the orders; drop those that are natural.
 
         Raises:
-            ValueError: An axis is missing or there twice, or has no name.
+            ValueError: An axis is missing or there twice, or has no name; an order is no
+                permutation, or moves a column to another group.
         """
         axes = sorted((*self.groups, *self.rows, *self.columns))
         if axes != list(range(len(self.split))) or len(self.names) != len(self.split):
             raise ValueError(f"axes {axes} and names {self.names} do not fit {self.split}")
+        groups, rows, columns = self.shape
+        for name, size in (("row_order", rows), ("column_order", groups * columns)):
+            order = tuple(int(number) for number in getattr(self, name))
+            if order and sorted(order) != list(range(size)):
+                raise ValueError(f"{name} is no permutation of {size}")
+            natural = order == tuple(range(size))
+            object.__setattr__(self, name, () if natural else order)
+        if any(stored // columns != k // columns for k, stored in enumerate(self.column_order)):
+            raise ValueError("column_order moves a column to another group")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """Models for tests: graphs in ONNX text, seeded weights, and onnxruntime to run them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -18,7 +18,7 @@ from onnxq.numerics.extremes import extremes
 from onnxq.numerics.histogram import merge
 from onnxq.parameters import weight_params
 from onnxq.passes.prepare import prepare
-from onnxq.plan import Plan, resolve
+from onnxq.plan import Plan, WeightPlan, resolve
 from onnxq.recipe import Recipe
 from onnxq.targets import Target, Worth, target
 from onnxq.types import Array, QuantParams
@@ -198,8 +198,17 @@ def quantized(
     *,
     feed: Feed | None = None,
     on: str = "cpu",
+    change: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> Result:
-    """Quantize a copy of a model for a target, calibrated by plain extremes."""
+    """Quantize a copy of a model for a target, calibrated by plain extremes.
+
+    Args:
+        proto: The float model.
+        recipe: What is asked.
+        feed: What to calibrate on.
+        on: The target.
+        change: What becomes of the plan before weights are looked at.
+    """
     feed = feed or feed_for(proto)
     recipe = sized(recipe or Recipe(), on)
     model = from_proto(copy(proto))
@@ -209,6 +218,7 @@ def quantized(
     if model.opset < needed:
         model = raise_opset(model, needed)
         plan = resolve(model, eager(on), recipe)
+    plan = change(plan)
     activations = _activation_params(plan, sync(model), feed)
     emitted = emit(model, plan, activations, weight_params(plan, model))
     return Result(
@@ -219,6 +229,28 @@ def quantized(
         activations=activations,
         feed=feed,
     )
+
+
+def shuffled(plan: Plan, *, rows: bool = True, columns: bool = True, seed: int = 3) -> Plan:
+    """Store the rows and columns of every layer on arrays in an order drawn from the seed."""
+    rng = np.random.default_rng(seed)
+
+    def weight(each: WeightPlan) -> WeightPlan:
+        assert each.spec.matrix is not None
+        groups, inputs, outputs = each.spec.matrix.shape
+        flat = np.concatenate([g * outputs + rng.permutation(outputs) for g in range(groups)])
+        view = replace(
+            each.spec.matrix,
+            row_order=tuple(rng.permutation(inputs).tolist()) if rows else (),
+            column_order=tuple(flat.tolist()) if columns else (),
+        )
+        return replace(each, spec=replace(each.spec, matrix=view))
+
+    nodes = {
+        key: replace(node, weights=tuple(weight(each) for each in node.weights))
+        for key, node in plan.nodes.items()
+    }
+    return replace(plan, nodes=nodes)
 
 
 def _activation_params(plan: Plan, proto: onnx.ModelProto, feed: Feed) -> dict[str, QuantParams]:

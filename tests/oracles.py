@@ -64,6 +64,15 @@ def layer_matrix(
     return found
 
 
+def stored(stack: Array, rows: Sequence[int], columns: Sequence[int]) -> Array:
+    """Return matrices as they are stored, weight by weight; empty orders are natural."""
+    found = np.zeros_like(stack)
+    for g, i, j in np.ndindex(stack.shape):
+        column = columns[g * stack.shape[2] + j] - g * stack.shape[2] if columns else j
+        found[g, i, j] = stack[g, rows[i] if rows else i, column]
+    return found
+
+
 def tiled_codes(stack: Array, size: tuple[int, int], bits: int) -> tuple[Array, Array]:
     """Return codes and scales of matrices, tile by tile and weight by weight."""
     rows, columns = size

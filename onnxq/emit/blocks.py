@@ -1,14 +1,17 @@
 """Tile scales as DequantizeLinear can say them: blocks along one axis, one scale an output each.
 
-    codes (G·m, n) ─► DequantizeLinear(axis=1, block_size=R) ─► Reshape, Transpose, Reshape ─► W
+    codes (G·m, n) ─► DequantizeLinear(axis=1, block_size=R) ─► Gather(axis=1), Gather(axis=0)
+                   ─► Reshape, Transpose, Reshape ─► W
 
-The scale of a tile is repeated for each of its outputs. The steps behind restore the shape the
-operator reads; those that would do nothing are left out. Where none is left, a Max of one tensor
-stands there: onnxruntime takes a DequantizeLinear in front of an operator into it without looking
-at its blocks, and that fails at run time or, as MatMulNBits, rounds once more.
+The scale of a tile is repeated for each of its outputs. The steps behind bring rows and columns
+back from the order they are stored in and restore the shape the operator reads; those that would do
+nothing are left out. Where none is left, a Max of one tensor stands there: onnxruntime takes a
+DequantizeLinear in front of an operator into it without looking at its blocks, and that fails at
+run time or, as MatMulNBits, rounds once more.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,11 +19,23 @@ from onnxq.numerics.matrices import matrices
 from onnxq.numerics.tiles import expand
 from onnxq.types import Array, MatrixView, QuantParams
 
-Step = tuple[str, tuple[int, ...]]
+
+class Step(NamedTuple):
+    """An operator on dequantized blocks.
+
+    Attributes:
+        op: ``Gather``, ``Reshape`` or ``Transpose``.
+        to: Where each row or column is found, the shape, or the axes.
+        axis: What Gather moves in `block_codes`: 1 the inputs, 0 the outputs.
+    """
+
+    op: str
+    to: tuple[int, ...]
+    axis: int = 0
 
 
 def block_codes(codes: Array, view: MatrixView) -> Array:
-    """Return the codes of a weight with one row an output.
+    """Return the codes of a weight with one row an output, in the order they are stored in.
 
     Args:
         codes: In the shape of the weight.
@@ -49,12 +64,15 @@ def block_attributes(params: QuantParams, view: MatrixView) -> dict[str, int]:
 
 
 def block_steps(view: MatrixView, shape: tuple[int, ...]) -> Iterator[Step]:
-    """Yield the operators from `block_codes` to the weight: ``Reshape`` or ``Transpose``, to what.
+    """Yield the operators from `block_codes` to the weight.
 
     Args:
         view: How the weight becomes matrices.
         shape: Shape of the weight.
     """
+    for axis, stored in ((1, view.row_order), (0, view.column_order)):
+        if stored:
+            yield Step("Gather", tuple(np.argsort(stored).tolist()), axis)
     order = (*view.groups, *view.columns, *view.rows)
     groups, rows, columns = view.shape
     now: tuple[int, ...] = (groups * columns, rows)
@@ -62,8 +80,8 @@ def block_steps(view: MatrixView, shape: tuple[int, ...]) -> Iterator[Step]:
     turned = tuple(np.argsort(order).tolist())
     if turned != tuple(range(len(turned))):
         if inside != now:
-            yield "Reshape", inside
-        yield "Transpose", turned
+            yield Step("Reshape", inside)
+        yield Step("Transpose", turned)
         now = view.split
     if now != shape:
-        yield "Reshape", shape
+        yield Step("Reshape", shape)

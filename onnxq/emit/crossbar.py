@@ -12,6 +12,11 @@ weights on arrays tells in its ``metadata_props``::
     onnxq.crossbar.utilisation = 0.9          cells with a weight ÷ cells of its arrays
     onnxq.crossbar.codes = codes 0            in the sidecar, and likewise ``scales``
 
+and, where rows or columns are not stored in their natural order::
+
+    onnxq.crossbar.row_order = row order 0    in the sidecar, and likewise ``column_order``
+    onnxq.crossbar.index_bits = 5760          what the tables of the index unit take
+
 The table and its arrays, see docs/crossbar.md, say the same with the place of every tile.
 """
 
@@ -20,18 +25,23 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from onnxq.emit.biases import Fitted
 from onnxq.emit.qdq import Emitted, emit_qdq
 from onnxq.graph.edit import add_metadata
 from onnxq.graph.io import Model, array_of
 from onnxq.graph.opset import METADATA_IR, raise_ir
 from onnxq.numerics.affine import quantize
-from onnxq.numerics.matrices import matrices, utilisation
+from onnxq.numerics.matrices import column_order, index_bits, matrices, row_order, utilisation
 from onnxq.plan import NodePlan, Plan, WeightPlan
 from onnxq.recipe import crossbar_size
-from onnxq.types import Array, QuantParams, Tile
+from onnxq.types import Array, MatrixView, QuantParams, Tile
 
 FORMAT = "onnxq crossbar 1"
+NATURAL = "natural"  # stands where the name of an order would
+ORDERS = ("row_order", "column_order")
+SUMMED = ("arrays", "used", "cells", "index_bits")
 
 
 def emit_crossbar(
@@ -58,12 +68,13 @@ def emit_crossbar(
             codes = quantize(array_of(node.inputs[weight.index]), params)
             arrays[layer["codes"]] = matrices(codes, params.matrix)
             arrays[layer["scales"]] = params.scale
+            arrays.update(_orders(layer, params.matrix))
             add_metadata(node, _metadata(layer, params.tile))
             layers.append({**layer, "tiles": list(_tiles(layer, params.tile))})
     emitted = emit_qdq(model, plan, activations, fitted)
     raise_ir(model.proto, METADATA_IR)
     size = crossbar_size(plan.recipe.crossbar or "")
-    sums = {key: sum(layer[key] for layer in layers) for key in ("arrays", "used", "cells")}
+    sums = {key: sum(layer[key] for layer in layers) for key in SUMMED}
     table = {
         "format": FORMAT,
         "target": plan.target.name,
@@ -97,7 +108,19 @@ def _layer(node: NodePlan, weight: WeightPlan, params: QuantParams, number: int)
         "utilisation": used / cells,
         "codes": f"codes {number}",
         "scales": f"scales {number}",
+        "row_order": f"row order {number}" if view.row_order else NATURAL,
+        "column_order": f"column order {number}" if view.column_order else NATURAL,
+        "index_bits": index_bits(view),
     }
+
+
+def _orders(layer: Mapping[str, Any], view: MatrixView | None) -> Iterator[tuple[str, Array]]:
+    """Yield name and values of the orders that are not natural."""
+    assert view is not None
+    orders = row_order(view), column_order(view)
+    for key, order in zip(ORDERS, orders, strict=True):
+        if layer[key] != NATURAL:
+            yield layer[key], order.astype(np.min_scalar_type(order.max()))
 
 
 def _tiles(layer: Mapping[str, Any], tile: Tile) -> Iterator[dict[str, Any]]:
@@ -125,4 +148,7 @@ def _metadata(layer: Mapping[str, Any], tile: Tile) -> dict[str, str]:
         "codes": layer["codes"],
         "scales": layer["scales"],
     }
+    if layer["index_bits"]:
+        orders = {key: layer[key] for key in ORDERS if layer[key] != NATURAL}
+        values.update(orders, index_bits=layer["index_bits"])
     return {f"onnxq.crossbar.{key}": str(value) for key, value in values.items()}

@@ -36,7 +36,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxq.emit.biases import Fitted
-from onnxq.emit.blocks import block_attributes, block_steps
+from onnxq.emit.blocks import Step, block_attributes, block_steps
 from onnxq.emit.constants import Place, Stored, constant_values, element_type, pair_values
 from onnxq.emit.grid import grid_steps
 from onnxq.graph.edit import Names, annotate, set_inputs
@@ -223,6 +223,7 @@ class _Writer:
         self._model = model
         self._packed = packed
         self._written: dict[tuple[object, ...], tuple[gs.Variable, Stored]] = {}
+        self._tables: dict[Step, gs.Constant] = {}
         self.saturating = (0, 0)
         self.annotations: dict[str, list[gs.Constant]] = {}
         self.places: dict[Place, Stored] = {}
@@ -248,19 +249,30 @@ class _Writer:
     def _unfolded(self, rows: gs.Variable, view: MatrixView, weight: gs.Constant) -> gs.Variable:
         """Write what brings dequantized blocks into the shape of their weight."""
         before = rows
-        for op, to in block_steps(view, tuple(weight.shape)):
-            after = gs.Variable(self.names.new(f"{rows.name}_{op.lower()}"))
-            shape = [constant(self.names.new(f"{after.name}_to"), np.array(to, np.int64))]
-            node = gs.Node(
-                op,
-                name=f"{after.name}_{op}",
-                attrs={} if op == "Reshape" else {"perm": list(to)},
-                inputs=[before, *(shape if op == "Reshape" else [])],
-                outputs=[after],
-            )
+        for step in block_steps(view, tuple(weight.shape)):
+            after = gs.Variable(self.names.new(f"{rows.name}_{step.op.lower()}"))
+            inputs: list[gs.Tensor] = [before]
+            attrs: dict[str, Any] = {}
+            if step.op == "Transpose":
+                attrs = {"perm": list(step.to)}
+            elif step.op == "Reshape":
+                shape = np.array(step.to, np.int64)
+                inputs.append(constant(self.names.new(f"{after.name}_to"), shape))
+            else:
+                inputs.append(self._table(step, weight.name))
+                attrs = {"axis": step.axis}
+            name = f"{after.name}_{step.op}"
+            node = gs.Node(step.op, name=name, attrs=attrs, inputs=inputs, outputs=[after])
             self._model.graph.nodes.append(node)
             before = after
         return self.copy(rows) if before is rows else before
+
+    def _table(self, step: Step, weight: str) -> gs.Constant:
+        """Store where the rows or columns of a weight are found; equal tables are stored once."""
+        if step not in self._tables:
+            name = self.names.new(f"{weight}_{'row' if step.axis else 'column'}_index")
+            self._tables[step] = constant(name, np.array(step.to, np.int64))
+        return self._tables[step]
 
     def _count_saturating(self, codes: Array, params: QuantParams) -> None:
         """Note how many pairs of weights CPUs without VNNI could saturate on."""

@@ -1,7 +1,7 @@
 """What a layer multiplies with each row of its matrix, by running the layer itself.
 
 A layer whose matrix is the identity writes what it reads, row by row: padding, strides and
-dilations included.
+dilations included. Rows come in their natural order, whatever order they are stored in.
 """
 
 from dataclasses import replace
@@ -49,7 +49,8 @@ def _identity(node: Node, view: MatrixView) -> Array:
     if node.op not in CONVOLUTIONS:
         return unit
     sizes = enumerate(view.split)
-    wide = replace(view, split=tuple(rows if a in view.columns else size for a, size in sizes))
+    split = tuple(rows if a in view.columns else size for a, size in sizes)
+    wide = replace(view, split=split, row_order=(), column_order=())
     first, *others = wide.split
     shape = (first * others.pop(0), *others) if view.groups else wide.split
     return restored(np.broadcast_to(unit, (groups, rows, rows)), wide, shape)
@@ -65,7 +66,7 @@ def by_row(node: Node, index: int, written: Array, groups: int) -> Array:
         groups: Number of matrices.
 
     Returns:
-        Shape ``(G, n, samples and places)``.
+        Shape ``(G, n, samples and places)``, rows in natural order.
     """
     if node.op in CONVOLUTIONS:
         count, channels = written.shape[:2]

@@ -10,8 +10,10 @@ import onnx
 import pytest
 from typer.testing import CliRunner, Result
 
+from onnxq import drafting
 from onnxq.cli.app import app
-from tests.graphs import build, session
+from onnxq.planning import plan_model
+from tests.graphs import build, session, shuffled
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "sample_models" / "fashion_resnet" / "model.onnx"
@@ -98,8 +100,17 @@ def test_from_the_command_line(table: Path, tmp_path: Path) -> None:
     check_reader(output, feed)
 
 
+@pytest.mark.parametrize("moved", [False, True])
 @pytest.mark.parametrize("rows", ["channel", "kernel"])
-def test_the_example_reads_groups_and_transposed_weights(rows: str, tmp_path: Path) -> None:
+def test_the_example_reads_groups_and_transposed_weights(
+    rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, moved: bool
+) -> None:
+    def moved_plan(*arguments: Any) -> Any:
+        prepared, plan, *others = plan_model(*arguments)
+        return prepared, shuffled(plan), *others
+
+    if moved:
+        monkeypatch.setattr(drafting, "plan_model", moved_plan)
     proto = build(
         """net (float[N, 4, 6, 6] x) => (float[N, 6, 7, 7] y) {
         c = Conv<group = 2>(x, w) r = Relu(c) t = ConvTranspose<group = 2>(r, t0)
@@ -115,6 +126,10 @@ def test_the_example_reads_groups_and_transposed_weights(rows: str, tmp_path: Pa
                   "--activations", "float")  # fmt: skip
     assert done.exit_code == 0, done.output
     check_reader(output, {"x": np.zeros((1, 4, 6, 6), np.float32)})
+    table = json.loads(Path(f"{output}.json").read_text())
+    assert table["index_bits"] == sum(layer["index_bits"] for layer in table["layers"])
+    assert bool(table["index_bits"]) == moved
+    assert all((layer["row_order"] == "natural") != moved for layer in table["layers"])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Weights as matrices and their tiles, for any layer and any size of array."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -12,7 +13,7 @@ from onnxq.emit.blocks import block_codes, block_scales, block_steps
 from onnxq.graph.matrices import matrix_view
 from onnxq.numerics.affine import dequantize, fake_quantize, params_of, quantize
 from onnxq.numerics.extremes import extremes
-from onnxq.numerics.matrices import matrices, restored, utilisation
+from onnxq.numerics.matrices import index_bits, matrices, restored, utilisation
 from onnxq.numerics.tiles import grid
 from onnxq.ranges.minmax import MinMax
 from onnxq.types import Array, IntType, MatrixView, QuantParams, QuantSpec
@@ -30,9 +31,14 @@ class Layer:
     outputs_first: bool
     rows: str
     index: int
+    orders: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @property
     def view(self) -> MatrixView:
+        return replace(self.natural, row_order=self.orders[0], column_order=self.orders[1])
+
+    @property
+    def natural(self) -> MatrixView:
         attrs = {"group": self.groups} if "Conv" in self.op else {}
         if self.op == "Gemm":
             attrs = {"transB": int(self.outputs_first)}
@@ -40,14 +46,15 @@ class Layer:
 
     @property
     def stack(self) -> Array:
-        """The matrices, weight by weight."""
-        return oracles.layer_matrix(
+        """The matrices as they are stored, weight by weight."""
+        stack = oracles.layer_matrix(
             self.op,
             self.weight,
             self.groups,
             kernel_major=self.rows == "kernel",
             outputs_first=self.outputs_first,
         )
+        return oracles.stored(stack, *self.orders)
 
 
 @st.composite
@@ -67,7 +74,13 @@ def layers(draw: st.DrawFn) -> Layer:
         first = draw(st.booleans())
     weight = draw(hnp.arrays(np.float32, shape, elements=_values))
     index = 0 if op == "MatMul" and first else 1
-    return Layer(op, weight, groups, first, draw(st.sampled_from(["channel", "kernel"])), index)
+    layer = Layer(op, weight, groups, first, draw(st.sampled_from(["channel", "kernel"])), index)
+    stacks, inputs, outputs = layer.natural.shape
+    rows = draw(st.just([]) | st.permutations(range(inputs)))
+    columns = [
+        g * outputs + j for g in range(stacks) for j in draw(st.permutations(range(outputs)))
+    ]
+    return replace(layer, orders=(tuple(rows), tuple(columns)))
 
 
 def params(layer: Layer, size: tuple[int, int], bits: int) -> QuantParams:
@@ -117,8 +130,11 @@ def test_what_is_stored_in_blocks_unfolds_to_the_weight(
     codes = quantize(layer.weight, used)
     rows, scales = block_codes(codes, view), block_scales(used, view)
     real = rows.astype(np.float32) * scales.repeat(size[0], axis=1)[:, : rows.shape[1]]
-    for op, to in block_steps(view, layer.weight.shape):
-        real = real.reshape(to) if op == "Reshape" else real.transpose(to)
+    for op, to, axis in block_steps(view, layer.weight.shape):
+        if op == "Gather":
+            real = real.take(to, axis)
+        else:
+            real = real.reshape(to) if op == "Reshape" else real.transpose(to)
     np.testing.assert_array_equal(real, dequantize(codes, used))
 
 
@@ -148,3 +164,27 @@ def test_utilisation_counts_cells(layer: Layer, size: tuple[int, int]) -> None:
     assert used == layer.weight.size
     assert cells == len(tiles) * size[0] * size[1]
     assert used <= cells
+
+
+@given(layers(), arrays, st.integers(2, 8))
+def test_codes_of_reordered_weights_are_reordered_codes(
+    layer: Layer, size: tuple[int, int], bits: int
+) -> None:
+    """Weights that lie in the stored order already, as a plain matrix, get the same codes."""
+    used = params(layer, size, bits)
+    plain = Layer("MatMul", layer.stack, 1, outputs_first=False, rows="channel", index=1)
+    alone = params(plain, size, bits)
+    np.testing.assert_array_equal(alone.scale, used.scale)
+    codes = quantize(layer.weight, used)
+    np.testing.assert_array_equal(matrices(codes, layer.view), quantize(plain.weight, alone))
+    assert codes.shape == layer.weight.shape
+
+
+@given(layers())
+def test_index_tables_have_an_entry_for_what_is_moved(layer: Layer) -> None:
+    _, inputs, outputs = layer.view.shape
+    bits = 0
+    for order, size in ((layer.view.row_order, inputs), (layer.view.column_order, outputs)):
+        assert order == () or list(order) != sorted(order)
+        bits += len(order) * math.ceil(math.log2(size))
+    assert index_bits(layer.view) == bits

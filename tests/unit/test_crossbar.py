@@ -1,6 +1,8 @@
 """The target crossbar: what is written computes what tiles and plain numpy say, however it runs."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,13 @@ from onnxq.emit.blocks import block_steps
 from onnxq.errors import RecipeError, UnknownNameError, UnsupportedError
 from onnxq.graph.io import from_proto
 from onnxq.parameters import weight_params
-from onnxq.plan import resolve
+from onnxq.plan import Plan, resolve
 from onnxq.planning import check_size
 from onnxq.recipe import NodeRule, Recipe, TensorRule, crossbar_size
 from onnxq.targets import target
-from onnxq.types import Array
+from onnxq.types import Array, MatrixView
 from tests import oracles
-from tests.graphs import Result, build, initializers, ops, quantized, run
+from tests.graphs import Result, build, initializers, ops, quantized, run, shuffled
 
 FLOAT = TensorRule(dtype="float")
 
@@ -99,6 +101,14 @@ LAYERS: dict[str, Layer] = {
     "matmul, left, a vector": (
         "y = MatMul(w, x)", "float[3, 13, 4]", (13,), lambda x, w: w @ x, {},
     ),
+    "gemm, transB, wide": (
+        "y = Gemm<transB = 1>(x, w)", "float[4, 70]", (40, 70),
+        lambda x, w: x @ w.T, {"outputs_first": True},
+    ),
+    "matmul, wide": ("y = MatMul(x, w)", "float[4, 70]", (70, 40), lambda x, w: x @ w, {}),
+    "matmul, left, wide": (
+        "y = MatMul(w, x)", "float[70, 4]", (40, 70), lambda x, w: w @ x, {"outputs_first": True},
+    ),
 }  # fmt: skip
 
 
@@ -110,35 +120,43 @@ def model(name: str) -> onnx.ModelProto:
     return build(f"net ({given} x) => (float[{open_shape}] y) {{ {body} }}", {"w": shape}, seed=4)
 
 
-def unfolded(name: str, stack: Array, *, kernel_major: bool) -> Array:
+def unfolded(name: str, stack: Array, view: MatrixView, *, kernel_major: bool) -> Array:
     """Put matrices back into the shape of the weight, by where each index went."""
     shape = LAYERS[name][2]
     numbers = np.arange(np.prod(shape)).reshape(shape)
-    where = matrices_of(name, numbers, kernel_major=kernel_major)
+    where = matrices_of(name, numbers, view, kernel_major=kernel_major)
     flat = np.zeros(numbers.size, stack.dtype)
     flat[where.reshape(-1)] = stack.reshape(-1)
     return flat.reshape(shape)
 
 
-def matrices_of(name: str, weight: Array, *, kernel_major: bool) -> Array:
-    """Return the matrices of the weight of a layer."""
+def matrices_of(name: str, weight: Array, view: MatrixView, *, kernel_major: bool) -> Array:
+    """Return the matrices of the weight of a layer, in the orders of its view."""
     body, _, _, _, facts = LAYERS[name]
     op = body.split("= ", 1)[1].split("(")[0].split("<")[0]
     groups, outputs_first = facts.get("groups", 1), facts.get("outputs_first", False)
-    return oracles.layer_matrix(
+    stack = oracles.layer_matrix(
         op, weight, groups, kernel_major=kernel_major, outputs_first=outputs_first
     )
+    return oracles.stored(stack, view.row_order, view.column_order)
+
+
+def view_of(result: Result, output: str = "y") -> MatrixView:
+    """Return how the weight of a layer lies on arrays."""
+    view = result.plan.nodes[output].weights[0].spec.matrix
+    assert view is not None
+    return view
 
 
 def expected(result: Result, name: str, size: str, bits: int, rows: str) -> Array:
     """Compute a layer from the tiles of its weight."""
-    weight = initializers(result.original)["w"]
-    stack = matrices_of(name, weight, kernel_major=rows == "kernel")
+    weight, view = initializers(result.original)["w"], view_of(result)
+    stack = matrices_of(name, weight, view, kernel_major=rows == "kernel")
     height, width = crossbar_size(size)
     codes, scales = oracles.tiled_codes(stack, (height, width), bits)
     wide = scales.repeat(height, axis=1).repeat(width, axis=2)
     real = codes * wide[:, : stack.shape[1], : stack.shape[2]].astype(np.float64)
-    used = unfolded(name, real, kernel_major=rows == "kernel")
+    used = unfolded(name, real, view, kernel_major=rows == "kernel")
     x = result.feed["x"].astype(np.float64)
     for params in result.activations.values():
         codes = np.rint(result.feed["x"] / params.scale) + params.zero_point
@@ -147,14 +165,21 @@ def expected(result: Result, name: str, size: str, bits: int, rows: str) -> Arra
     return LAYERS[name][3](x, used)
 
 
-def check(name: str, size: str, bits: int, activations: str, rows: str = "channel") -> Result:
+def check(
+    name: str,
+    size: str,
+    bits: int,
+    activations: str,
+    rows: str = "channel",
+    change: Callable[[Plan], Plan] = lambda plan: plan,
+) -> Result:
     recipe = Recipe(
         crossbar=size,
         rows=rows,
         weights=TensorRule(dtype=f"int{bits}"),
         activations=TensorRule(dtype=activations),
     )
-    result = quantized(model(name), recipe, on="crossbar")
+    result = quantized(model(name), recipe, on="crossbar", change=change)
     onnx.checker.check_model(result.model, full_check=True)
     wanted = expected(result, name, size, bits, rows)
     for optimize in (False, True):
@@ -181,17 +206,163 @@ def test_rows_by_place_in_the_kernel(name: str, size: str, bits: int, activation
     check(name, size, bits, activations, "kernel")
 
 
+@pytest.mark.parametrize("name", [name for name in LAYERS if "wide" in name])
+@pytest.mark.parametrize("activations", ["float", "uint8", "int8"])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("moved", [False, True])
+def test_blocks_of_the_sizes_kernels_know(
+    name: str, activations: str, bits: int, *, moved: bool
+) -> None:
+    """Fused kernels take blocks of 16, 32, …: nothing may become one."""
+    check(name, "32x16", bits, activations, change=shuffled if moved else lambda plan: plan)
+
+
+# --- orders
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("activations", ["float", "uint8", "int8"])
+@pytest.mark.parametrize(("size", "bits"), [("4x3", 4), ("8x8", 8), ("5x100", 4)])
+def test_every_layer_computes_what_its_tiles_say_in_any_order(
+    name: str, size: str, bits: int, activations: str
+) -> None:
+    view = view_of(check(name, size, bits, activations, change=shuffled))
+    assert view.row_order
+    assert bool(view.column_order) == (view.shape[2] > 1)
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if "conv" in name])
+@pytest.mark.parametrize("activations", ["float", "uint8"])
+def test_rows_by_place_in_the_kernel_in_any_order(name: str, activations: str) -> None:
+    check(name, "4x3", 4, activations, "kernel", shuffled)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("activations", ["float", "uint8"])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("moved", ["rows", "columns"])
+def test_rows_or_columns_alone_may_be_moved(
+    name: str, activations: str, bits: int, moved: str
+) -> None:
+    change = partial(shuffled, rows=moved == "rows", columns=moved == "columns")
+    result = check(name, "4x3", bits, activations, change=change)
+    view = view_of(result)
+    assert ops(result.model).count("Gather") == bool(view.row_order) + bool(view.column_order) <= 1
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_natural_order_leaves_no_trace_in_the_model(name: str) -> None:
+    def spelled_out(plan: Plan) -> Plan:
+        moved = shuffled(plan)
+        (node,) = (node for node in moved.nodes.values() if node.weights)
+        (weight,) = node.weights
+        assert weight.spec.matrix is not None
+        groups, rows, columns = weight.spec.matrix.shape
+        orders = tuple(range(rows)), tuple(range(groups * columns))
+        view = replace(weight.spec.matrix, row_order=orders[0], column_order=orders[1])
+        weights = (replace(weight, spec=replace(weight.spec, matrix=view)),)
+        return replace(plan, nodes={**plan.nodes, node.output: replace(node, weights=weights)})
+
+    recipe = Recipe(crossbar="4x3", weights=TensorRule(dtype="int4"))
+    plain = quantized(model(name), recipe, on="crossbar")
+    result = quantized(model(name), recipe, on="crossbar", change=spelled_out)
+    assert view_of(result) == view_of(plain)
+    assert result.model.SerializeToString() == plain.model.SerializeToString()
+    assert "Gather" not in ops(plain.model)
+    assert not any("order" in e.key for n in plain.model.graph.node for e in n.metadata_props)
+    assert plain.emitted.table is not None
+    (layer,) = plain.emitted.table["layers"]
+    assert (layer["row_order"], layer["column_order"], layer["index_bits"]) == ("natural",) * 2 + (
+        0,
+    )
+    assert plain.emitted.table["index_bits"] == 0
+    assert set(plain.emitted.arrays) == {"codes 0", "scales 0"}
+
+
+def test_the_map_holds_orders_and_what_they_cost() -> None:
+    result = quantized(
+        model("grouped conv"), Recipe(crossbar="4x3"), on="crossbar", change=shuffled
+    )
+    view, table = view_of(result), result.emitted.table
+    assert table is not None
+    (layer,) = table["layers"]
+    rows, columns = (result.emitted.arrays[layer[key]] for key in ("row_order", "column_order"))
+    assert rows.dtype == columns.dtype == np.uint8
+    assert tuple(rows.tolist()) == view.row_order
+    assert columns.shape == (3, 3)
+    assert (
+        tuple((columns + np.arange(0, 9, 3)[:, np.newaxis]).ravel().tolist()) == view.column_order
+    )
+    assert layer["index_bits"] == table["index_bits"] == 18 * 5 + 9 * 2
+    (notes,) = (
+        {e.key: e.value for e in n.metadata_props}
+        for n in result.model.graph.node
+        if n.metadata_props
+    )
+    assert notes["onnxq.crossbar.row_order"] == "row order 0"
+    assert notes["onnxq.crossbar.column_order"] == "column order 0"
+    assert notes["onnxq.crossbar.index_bits"] == "108"
+
+
+@pytest.mark.parametrize(("inputs", "kind"), [(256, np.uint8), (257, np.uint16)])
+def test_orders_take_the_smallest_type(inputs: int, kind: type[np.unsignedinteger[Any]]) -> None:
+    proto = build(
+        f"net (float[2, {inputs}] x) => (float[2, 3] y) {{ y = MatMul(x, w) }}", {"w": (inputs, 3)}
+    )
+    result = quantized(proto, Recipe(crossbar="64x64"), on="crossbar", change=shuffled)
+    assert result.emitted.arrays["row order 0"].dtype == kind
+
+
+def test_equal_index_tables_are_stored_once() -> None:
+    def alike(plan: Plan) -> Plan:
+        return replace(
+            plan,
+            nodes={
+                key: shuffled(replace(plan, nodes={key: node})).nodes[key]
+                for key, node in plan.nodes.items()
+            },
+        )
+
+    proto = build(
+        "net (float[4, 6] x) => (float[4, 6] y) { a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }",
+        {"w": (6, 6), "v": (6, 6)},
+    )
+    result = quantized(proto, Recipe(crossbar="4x4"), on="crossbar", change=alike)
+    assert ops(result.model).count("Gather") == 4
+    tables = {name: array for name, array in initializers(result.model).items() if "index" in name}
+    assert set(tables) == {"w_row_index", "w_column_index"}
+    assert {array.dtype for array in tables.values()} == {np.dtype(np.int64)}
+    got = [run(result.model, result.feed, optimize=level)[0] for level in (False, True)]
+    np.testing.assert_allclose(got[0], got[1], rtol=1e-6, atol=1e-6 * np.abs(got[0]).max())
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ({"row_order": (0, 1, 2)}, "row_order is no permutation of 18"),
+        ({"row_order": (1, *range(1, 18))}, "row_order is no permutation of 18"),
+        ({"column_order": (0, 1, 2)}, "column_order is no permutation of 9"),
+        ({"column_order": (3, 1, 2, 0, *range(4, 9))}, "moves a column to another group"),
+    ],
+)
+def test_what_is_no_order_is_refused(order: dict[str, tuple[int, ...]], message: str) -> None:
+    view = view_of(quantized(model("grouped conv"), Recipe(crossbar="4x3"), on="crossbar"))
+    with pytest.raises(ValueError, match=message):
+        replace(view, **order)
+
+
 # --- what is written
 
 
-def test_no_blocks_go_straight_into_an_operator() -> None:
+@pytest.mark.parametrize("change", [lambda plan: plan, shuffled])
+def test_no_blocks_go_straight_into_an_operator(change: Callable[[Plan], Plan]) -> None:
     for name in LAYERS:
-        proto = quantized(model(name), Recipe(crossbar="4x3"), on="crossbar").model
+        proto = quantized(model(name), Recipe(crossbar="4x3"), on="crossbar", change=change).model
         (blocks,) = (
             n for n in proto.graph.node if any(a.name == "block_size" for a in n.attribute)
         )
         readers = {n.op_type for n in proto.graph.node if blocks.output[0] in n.input}
-        assert readers <= {"Reshape", "Transpose", "Max"}, name
+        assert readers <= {"Gather", "Reshape", "Transpose", "Max"}, name
 
 
 @pytest.mark.parametrize(
@@ -213,7 +384,7 @@ def test_steps_that_do_nothing_are_left_out(name: str, rows: str, steps: list[st
     result = quantized(model(name), Recipe(crossbar="4x3", rows=rows), on="crossbar")
     spec = result.plan.nodes["y"].weights[0].spec
     assert spec.matrix is not None
-    assert [op for op, _ in block_steps(spec.matrix, LAYERS[name][2])] == steps
+    assert [step.op for step in block_steps(spec.matrix, LAYERS[name][2])] == steps
 
 
 @pytest.mark.parametrize(
