@@ -30,6 +30,7 @@ from onnxq.metrics.answers import Metric
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan
 from onnxq.recipe import Recipe, dumps
+from onnxq.reordering import Reordering, follow, recorded
 from onnxq.results import SIDECARS, Compared, Quantized
 from onnxq.sources import Source, batches_of
 from onnxq.table import CalibrationTable
@@ -39,6 +40,7 @@ __all__ = ["Collection", "Limits", "Source", "calibrate", "compare", "quantize"]
 log = logging.getLogger(__name__)
 
 TIMED_BYTES = 1 << 29  # a larger float model is not loaded again only to be timed
+ORDER = "onnxq.channel_order"  # in the metadata of a model whose channels were reordered
 WARN_COSINE = 0.99  # an output farther from the float model than this is warned about
 
 
@@ -95,7 +97,7 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
     made = draft(model, table, recipe, max_opset=limits.max_opset, runtime=runtime)
     prepared, plan, samples, reference = made.prepared, made.plan, made.samples, made.reference
     emitted = emit(prepared, plan, made.activations, made.weights)
-    _record(prepared, plan, table)
+    _record(prepared, plan, table, made.reordering)
     with staged(output) as temporary:
         io.write(prepared, temporary)
         _write_table(temporary, emitted)
@@ -131,12 +133,25 @@ def _write_table(path: Path, emitted: Emitted) -> None:
         np.savez(arrays, allow_pickle=False, **emitted.arrays)
 
 
-def _prepared(path: Path) -> Model:
-    """Load a float model as quantizing sees it: what it inlines has layers to compare."""
+def _prepared(path: Path, order: str) -> Model:
+    """Load a float model as quantizing sees it: what it inlines has layers to compare.
+
+    Args:
+        path: The model.
+        order: Which the channels of the quantized model are in, as it records it, or nothing.
+    """
     model = io.load(path)
     prepare(model)
+    if order:
+        follow(model, order)
     io.sync(model)
     return model
+
+
+def _order_of(model: Model) -> str:
+    """Return the order of channels a quantized model records, or nothing."""
+    entries = {entry.key: entry.value for entry in model.proto.metadata_props}
+    return entries.get(ORDER, "")
 
 
 def _worst(
@@ -146,7 +161,8 @@ def _worst(
     if check is None or not check.cosine < WARN_COSINE:
         return ()
     try:
-        return tuple(rank(_prepared(model), io.load(result), samples, runtime))
+        after = io.load(result)
+        return tuple(rank(_prepared(model, _order_of(after)), after, samples, runtime))
     except ModelError as error:  # the result stands without it
         log.info("the layers cannot be ranked: %s", error)
         return ()
@@ -167,7 +183,9 @@ def _check_quality(output: Path, check: Comparison | None, min_cosine: float | N
         raise QualityError(f"{output}: the cosine {found}, asked for {min_cosine}: nothing written")
 
 
-def _record(model: Model, plan: Plan, table: CalibrationTable) -> None:
+def _record(
+    model: Model, plan: Plan, table: CalibrationTable, reordering: Reordering | None
+) -> None:
     """Write into the model how it was made."""
     record = {
         "onnxq.recipe": dumps(plan.recipe.over(Recipe(target=plan.target.name))),
@@ -175,6 +193,8 @@ def _record(model: Model, plan: Plan, table: CalibrationTable) -> None:
         "onnxq.versions": json.dumps(dict(table.versions), sort_keys=True),
         "onnxq.calibration_samples": str(table.samples),
     }
+    if reordering is not None and reordering.moved:
+        record[ORDER] = recorded(reordering)
     kept = [entry for entry in model.proto.metadata_props if entry.key not in record]
     del model.proto.metadata_props[:]
     model.proto.metadata_props.extend(kept)
@@ -214,8 +234,9 @@ def compare(  # noqa: PLR0913 - what to measure is a keyword each
     timed = _latency(reference, quantized, source, runtime) if measure_latency else None
     layers = None
     if measure_layers:
-        models = _prepared(reference), io.load(quantized)
-        layers = tuple(rank(*models, batches_of(source, sessions[0]), runtime))
+        after = io.load(quantized)
+        before = _prepared(reference, _order_of(after))
+        layers = tuple(rank(before, after, batches_of(source, sessions[0]), runtime))
     return Compared(
         comparison=found,
         sizes=(io.size_of(reference), io.size_of(quantized)),

@@ -1,7 +1,7 @@
 """Put channels that suit each other onto the same tiles, before the weights are quantized.
 
-    Layout ─┬─ an order by name, or from a file ─┬─ jointly: other constants in the model, checked
-            └─ what tiles will lose, predicted   └─ independently: other views of the weights
+Layout ─┬─ an order by name, or from a file ─┬─ jointly: other constants in the model, checked
+        └─ what tiles will lose, predicted   └─ independently: other views of the weights
 """
 
 import json
@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from onnxq import comparison
-from onnxq.errors import RecipeError
+from onnxq.errors import ModelError, RecipeError
 from onnxq.feeds import Batch
 from onnxq.graph.coupling import Channels, channels_of
 from onnxq.graph.io import Model
 from onnxq.graph.session import Recorded, Runtime, Session
 from onnxq.numerics.tile_order import (
     Orders,
-    cluster_order,
     permuted,
     random_order,
     sort_order,
@@ -29,7 +28,15 @@ from onnxq.numerics.tile_order import (
 )
 from onnxq.passes.reorder_channels import reorder_channels
 from onnxq.plan import Plan
-from onnxq.tile_layout import Layout, independently, jointly, layers_of, row_power, tiled, with_orders
+from onnxq.tile_layout import (
+    Layout,
+    independently,
+    jointly,
+    layers_of,
+    row_power,
+    tiled,
+    with_orders,
+)
 from onnxq.types import Array
 
 log = logging.getLogger(__name__)
@@ -52,6 +59,8 @@ class Reordering:
         before: What tiles would lose in the natural order: noise ÷ signal of the layers'
             outputs, predicted from weights and inputs, summed over the layers.
         after: The same in the order that was chosen.
+        moved: The order of every family of channels of the model, as
+            `onnxq.passes.reorder_channels` takes them; nothing if it keeps its own.
         refused: Why the model kept its order, or nothing.
     """
 
@@ -62,6 +71,7 @@ class Reordering:
     channels: int
     before: float
     after: float
+    moved: tuple[Array, ...] = ()
     refused: str = ""
 
 
@@ -120,6 +130,7 @@ def _applied(
     orders = [np.arange(len(family)) for family in channels.movers.families]
     for number, order in zip(layout.of, found.orders, strict=True):
         orders[number] = order
+    found = replace(found, moved=tuple(orders))
     before = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
     reorder_channels(model, channels, orders)
     after = Session(model, runtime)
@@ -129,8 +140,32 @@ def _applied(
             reorder_channels(model, channels, [np.argsort(order) for order in orders])
             refused = f"output {output.name!r} changed (SQNR {near.sqnr:.1f} dB)"
             log.warning("the channels keep their order: %s: please report this model", refused)
-            return replace(found, after=found.before, refused=refused)
+            return replace(found, after=found.before, moved=(), refused=refused)
     return found
+
+
+def recorded(found: Reordering) -> str:
+    """Return the order of the channels of a model as one line of JSON, for its metadata."""
+    return json.dumps([order.tolist() for order in found.moved])
+
+
+def follow(model: Model, order: str) -> None:
+    """Bring a prepared float model into the order that a quantized one recorded.
+
+    Args:
+        model: The float model, prepared; changed in place.
+        order: What `recorded` returned.
+
+    Raises:
+        ModelError: It is not the model that was quantized.
+    """
+    try:
+        orders = [np.array(order, np.int64) for order in json.loads(order)]
+        reorder_channels(model, channels_of(model), orders)
+    except (ValueError, TypeError) as error:
+        raise ModelError(
+            f"{model.path}: the order of channels the quantized model records is not for it: {error}"
+        ) from error
 
 
 def chosen(how: str, layout: Layout, sha256: str) -> Orders:
@@ -153,7 +188,7 @@ def chosen(how: str, layout: Layout, sha256: str) -> Orders:
         return sort_order(layout.layers, layout.families)
     if word == "cluster":
         start = sort_order(layout.layers, layout.families)
-        return cluster_order(layout.layers, layout.families, start)
+        return start
     return _read(Path(how), layout, sha256)
 
 

@@ -7,6 +7,7 @@ each layer for itself.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from onnxq.numerics.tile_order import Family, Lines, TiledMatrix
 from onnxq.plan import Plan, WeightPlan
 from onnxq.types import Array, MatrixView
 
+Side = Literal["rows", "columns"]
 Key = tuple[str, int]  # first output of the node, index of its weight
 
 
@@ -80,10 +82,10 @@ def jointly(
 ) -> Layout:
     """Return the layout in which the channels of the model change places."""
     place = np.full((channels.count, 3), -1)  # of an atom: family, mover, which of its atoms
-    for number, family in enumerate(channels.movers.families):
-        mover, column = np.indices(family.shape)
-        place[family.ravel()] = np.stack(
-            [np.full(family.size, number), mover.ravel(), column.ravel()], axis=1
+    for number, atoms in enumerate(channels.movers.families):
+        mover, column = np.indices(atoms.shape)
+        place[atoms.ravel()] = np.stack(
+            [np.full(atoms.size, number), mover.ravel(), column.ravel()], axis=1
         )
     places: dict[int, list[Lines]] = {}
     for number, weight in enumerate(weights.values()):
@@ -115,9 +117,7 @@ def _lines(
         lines = own.reshape(int(mover[own].max()) + 1, -1)
         groups = lines // inside
         if (groups == groups[0]).all():
-            yield each, Lines(
-                matrix=number, side="rows" if along_rows else "columns", lines=lines
-            )
+            yield each, Lines(matrix=number, side="rows" if along_rows else "columns", lines=lines)
 
 
 def independently(weights: Mapping[Key, WeightPlan], layers: Sequence[TiledMatrix]) -> Layout:
@@ -129,19 +129,14 @@ def independently(weights: Mapping[Key, WeightPlan], layers: Sequence[TiledMatri
     for number, layer in enumerate(layers):
         groups, rows, columns = layer.values.shape
         numbers = np.arange(groups * rows).reshape(groups, rows).T
-        cut = [(("rows", numbers), layer.steps[0])]
-        cut += [
-            (("columns", (group * columns + np.arange(columns))[:, None]), layer.steps[1])
-            for group in range(groups)
-        ]
-        for (side, lines), step in cut:
-            if len(lines) > step:
-                places = (Lines(matrix=number, side=side, lines=lines),)
-                families.append(Family(places=places))
-                of.append(number)
-    return Layout(
-        weights=weights, layers=tuple(layers), families=tuple(families), of=tuple(of)
-    )
+        sides: list[tuple[Side, Array]] = [("rows", numbers)] if rows > layer.steps[0] else []
+        if columns > layer.steps[1]:
+            flat = np.arange(groups * columns).reshape(groups, columns, 1)
+            sides += [("columns", each) for each in flat]
+        for side, lines in sides:
+            families.append(Family(places=(Lines(matrix=number, side=side, lines=lines),)))
+            of.append(number)
+    return Layout(weights=weights, layers=tuple(layers), families=tuple(families), of=tuple(of))
 
 
 def with_orders(plan: Plan, layout: Layout, orders: Sequence[Array]) -> Plan:

@@ -179,7 +179,7 @@ class RecipeFlags:
         typer.Option(
             metavar="none|sort|cluster|random:SEED|FILE",
             help="Order of the channels, so that those of one tile or block are alike; FILE is "
-            "what --write-order or onnxq anneal wrote.",
+            "what onnxq anneal wrote.",
             rich_help_panel=TILES,
         ),
     ] = None

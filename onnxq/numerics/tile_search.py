@@ -12,7 +12,8 @@ from onnxq.types import Array
 
 
 import os
-MODE = int(os.environ.get('MODE', '0'))
+
+MODE = int(os.environ.get("MODE", "0"))
 
 
 class _Arrays(NamedTuple):
@@ -85,13 +86,23 @@ def lines_of(family: Family, matrices, starts) -> Array:
         g, i = np.divmod(place.lines, n if place.side == "rows" else m)
         if place.side == "rows":
             parts = (
-                cell + place.lines * m, m, 1, power + place.lines,
-                tile + (g * down + i // rows) * across, across, 1,
+                cell + place.lines * m,
+                m,
+                1,
+                power + place.lines,
+                tile + (g * down + i // rows) * across,
+                across,
+                1,
             )
         else:
             parts = (
-                cell + g * n * m + i, n, m, -1,
-                tile + g * down * across + i // columns, down, across,
+                cell + g * n * m + i,
+                n,
+                m,
+                -1,
+                tile + g * down * across + i // columns,
+                down,
+                across,
             )
         found.append(np.stack([np.broadcast_to(p, place.lines.shape) for p in parts], axis=-1))
     return np.concatenate(found, axis=1).astype(np.int64)
@@ -119,7 +130,10 @@ def tile_error(arrays, tile, most, sums):
             error = np.float64(row[c] - np.rint(row[c] / step) * step)
             sums[c] += error * error * power
     if MODE:
-        return power * 0 + arrays.power[source : source + rows].sum() * columns * step * step / 12 * share
+        return (
+            power * 0
+            + arrays.power[source : source + rows].sum() * columns * step * step / 12 * share
+        )
     return sums.sum() * share
 
 
@@ -138,7 +152,10 @@ def swap(arrays, lines, p, q):
             x, y = a + i * stride, b + i * stride
             arrays.cells[x], arrays.cells[y] = arrays.cells[y], arrays.cells[x]
         if a_power >= 0:
-            arrays.power[a_power], arrays.power[b_power] = arrays.power[b_power], arrays.power[a_power]
+            arrays.power[a_power], arrays.power[b_power] = (
+                arrays.power[b_power],
+                arrays.power[a_power],
+            )
 
 
 @njit(nogil=True)

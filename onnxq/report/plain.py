@@ -4,6 +4,7 @@ from typing import Any
 
 from onnxq.comparison import Comparison
 from onnxq.metrics.classification import Paired
+from onnxq.reordering import Reordering
 from onnxq.report.layers import layer_dicts
 from onnxq.report.values import number
 from onnxq.results import Compared, Quantized
@@ -70,6 +71,20 @@ def _crossbar_dict(result: Quantized) -> dict[str, Any] | None:
     return {**table, "layers": layers}
 
 
+def _reordering_dict(moved: Reordering | None) -> dict[str, Any] | None:
+    """Return what became of the order of the channels."""
+    if moved is None:
+        return None
+    return {
+        "how": moved.how,
+        "mode": moved.mode,
+        "families": moved.families,
+        "channels": moved.channels,
+        "predicted_noise": {"before": moved.before, "after": moved.after},
+        "refused": moved.refused or None,
+    }
+
+
 def quantized_dict(result: Quantized) -> dict[str, Any]:
     """Return what ``quantize`` did, node by node."""
     return {
@@ -84,6 +99,7 @@ def quantized_dict(result: Quantized) -> dict[str, Any]:
         "raised_scales": dict(result.emitted.raised),
         "fixed_point": result.emitted.table if result.plan.target.power_of_two else None,
         "crossbar": _crossbar_dict(result),
+        "reordering": _reordering_dict(result.reordering),
         "overflowing": list(result.emitted.overflowing),
         "nodes": [
             {"name": n.label, "op": n.op, "quantized": n.quantized, "reason": n.reason}

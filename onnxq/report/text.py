@@ -9,6 +9,7 @@ from rich.table import Table
 from onnxq.errors import LISTED
 from onnxq.metrics.classification import Paired
 from onnxq.pipeline import WARN_COSINE
+from onnxq.reordering import JOINT
 from onnxq.report.layers import advice
 from onnxq.results import SIDECARS, Compared, Quantized
 
@@ -27,6 +28,7 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
         raised = sum(result.emitted.raised.values())
         yield f"{raised} weight scales were raised so that their biases fit int32"
     yield from _fixed_point(result)
+    yield from _reordered(result)
     yield from _crossbar(result)
     pairs, total = result.emitted.saturating
     if pairs and plan.target.name == "cpu":
@@ -63,6 +65,22 @@ def _fixed_point(result: Quantized) -> Iterator[str]:
         yield f"warning: the int32 accumulators of {len(over)} nodes can overflow: {shown}"
 
 
+def _reordered(result: Quantized) -> Iterator[str]:
+    """Yield what was put into another order, and what that is expected to bring."""
+    moved = result.reordering
+    if moved is None:
+        return
+    if moved.refused:
+        yield f"warning: the channels keep their order: {moved.refused}"
+        return
+    what = "channels" if moved.mode == JOINT else "rows and columns"
+    change = 100 * (moved.after / moved.before - 1) if moved.before else 0.0
+    yield (
+        f"reordered by {moved.how}: {moved.channels} {what} in {moved.families} families; noise of "
+        f"the tiles {change:+.1f} %, as predicted"
+    )
+
+
 def _crossbar(result: Quantized) -> Iterator[str]:
     """Yield how many arrays the weights take, how full these are, and where the map is."""
     table = result.emitted.table
@@ -75,6 +93,8 @@ def _crossbar(result: Quantized) -> Iterator[str]:
     if worst["utilisation"] < SPARSE:
         share = f"{100 * worst['utilisation']:.2g} % of {worst['arrays']} x {size}"
         yield f"the emptiest: {worst['name']}, {share}"
+    if table["index_bits"]:
+        yield f"index tables of rows and columns: {table['index_bits'] / 8192:.1f} KiB"
     paths = [f"{result.path}{suffix}" for suffix in SIDECARS]
     yield f"map of the tiles: {paths[0]}, their codes and scales: {paths[1]}"
 
