@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from onnxq.numerics.extremes import extremes
 from onnxq.numerics.fixed_point import beyond
 from onnxq.numerics.matrices import matrices
 from onnxq.plan import Plan, WeightPlan
-from onnxq.types import QuantParams, QuantSpec, Range, TensorStats
+from onnxq.types import Array, QuantParams, QuantSpec, Range, TensorStats
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ def weight_params(plan: Plan, model: Model) -> dict[tuple[str, int], QuantParams
     chosen = {}
     for key, node in plan.nodes.items():
         for weight in node.weights:
-            stats = weight_stats(weight, constants[weight.name])
+            stats = weight_stats(weight, io.array_of(constants[weight.name]))
             _warn_beyond(weight.name, stats, weight.spec)
             chosen[key, weight.index] = params_of(
                 weight.spec.range(stats, weight.spec), weight.spec
@@ -69,9 +68,9 @@ def weight_params(plan: Plan, model: Model) -> dict[tuple[str, int], QuantParams
     return chosen
 
 
-def weight_stats(weight: WeightPlan, tensor: Any) -> TensorStats:
-    """Look at a weight as closely as its range algorithm needs."""
-    values, algorithm = matrices(io.array_of(tensor), weight.spec.matrix), weight.spec.range
+def weight_stats(weight: WeightPlan, array: Array) -> TensorStats:
+    """Look at the values of a weight as closely as its range algorithm needs."""
+    values, algorithm = matrices(array, weight.spec.matrix), weight.spec.range
     if algorithm.needs_histogram:
         from onnxq.numerics.observe import observe  # noqa: PLC0415  the compiler is slow to load
 

@@ -75,6 +75,36 @@ class Reordering:
     refused: str = ""
 
 
+def mode_of(plan: Plan) -> str:
+    """Return what changes places: channels of the model, or rows and columns of each layer."""
+    return plan.recipe.reorder_mode or JOINT
+
+
+def layout_of(
+    model: Model, plan: Plan, samples: Sequence[Batch], runtime: Runtime
+) -> tuple[Layout, Channels | None]:
+    """Return the tiles of a plan, and the channels of the model if these change places.
+
+    Raises:
+        RecipeError: The plan has no tiles, or scales for channels that would move.
+    """
+    weights, what = tiled(plan), plan.recipe.reorder or "the order of channels"
+    if not weights:
+        raise RecipeError(
+            f"reorder {what}: target {plan.target.name} has no weights on tiles or in blocks here"
+        )
+    layers = layers_of(model, weights, row_power(model, weights, samples, runtime))
+    if mode_of(plan) != JOINT:
+        return independently(weights, layers), None
+    if plan.channels:
+        raise RecipeError(
+            f"reorder {what}: {next(iter(plan.channels))!r} has one scale a channel, calibrated in "
+            "the order of the model: use --reorder-mode independent, or one scale a tensor"
+        )
+    channels = channels_of(model)
+    return jointly(channels, weights, layers), channels
+
+
 def reordered(
     model: Model, plan: Plan, samples: Sequence[Batch], runtime: Runtime
 ) -> tuple[Plan, Reordering]:
@@ -92,21 +122,12 @@ def reordered(
     Raises:
         RecipeError: The plan has no tiles, or the order read from a file is not for them.
     """
-    recipe = plan.recipe
-    how, mode = recipe.reorder or "none", recipe.reorder_mode or JOINT
-    weights = tiled(plan)
-    if not weights:
-        raise RecipeError(
-            f"reorder {how}: target {plan.target.name} has no weights on tiles or in blocks here"
-        )
-    power = row_power(model, weights, samples, runtime)
-    layers = layers_of(model, weights, power)
-    channels = channels_of(model) if mode == JOINT else None
-    layout = jointly(channels, weights, layers) if channels else independently(weights, layers)
+    how = plan.recipe.reorder or "none"
+    layout, channels = layout_of(model, plan, samples, runtime)
     orders = tuple(chosen(how, layout, model.sha256))
     found = Reordering(
         how=how,
-        mode=mode,
+        mode=mode_of(plan),
         orders=orders,
         families=len(layout.families),
         channels=sum(family.channels for family in layout.families),
@@ -192,13 +213,13 @@ def chosen(how: str, layout: Layout, sha256: str) -> Orders:
     return _read(Path(how), layout, sha256)
 
 
-def order_dict(found: Reordering, sha256: str) -> dict[str, Any]:
+def order_dict(mode: str, orders: Sequence[Array], sha256: str) -> dict[str, Any]:
     """Return an order as plain values, as `chosen` reads it from a file."""
     return {
         "format": FORMAT,
         "float_model_sha256": sha256,
-        "mode": found.mode,
-        "orders": [order.tolist() for order in found.orders],
+        "mode": mode,
+        "orders": [order.tolist() for order in orders],
     }
 
 

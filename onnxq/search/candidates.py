@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxq.emit.constants import Place
-from onnxq.graph.io import Model
+from onnxq.graph.io import Model, array_of
 from onnxq.numerics.affine import params_of
 from onnxq.numerics.fixed_point import (
     Bins,
@@ -124,7 +124,7 @@ def _weights(model: Model, plan: Plan, used: Mapping[Place, QuantParams]) -> Ite
         if not agree or isinstance(weight.spec.range, Given):
             continue
         places = tuple((reader.output, each.index) for reader, each in found)
-        stats = weight_stats(weight, constants[name])
+        stats = weight_stats(weight, array_of(constants[name]))
         choosing = _Choosing(weight.spec, stats, used[places[0]])
         yield from choosing.coordinate(name, "weight", f"of {node.label}", places)
 

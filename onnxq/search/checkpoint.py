@@ -3,11 +3,11 @@
 import json
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from onnxq.errors import CalibrationError
 from onnxq.files import staged
-from onnxq.search.settings import Tuning
 
 log = logging.getLogger(__name__)
 
@@ -15,14 +15,16 @@ log = logging.getLogger(__name__)
 class Checkpoint:
     """What a search has found so far, in a file."""
 
-    def __init__(self, tuning: Tuning, run: str) -> None:
+    def __init__(self, path: Path | None, run: str, *, resume: bool, steps: str) -> None:
         """Name the file and what the search is about.
 
         Args:
-            tuning: How to tune.
+            path: The file; None for none.
             run: Differs between searches that have nothing to do with each other.
+            resume: Go on from the file, if it is there.
+            steps: What is counted, in the plural.
         """
-        self._path, self._resume, self._run = tuning.checkpoint, tuning.resume, run
+        self._path, self._resume, self._run, self._steps = path, resume, run, steps
 
     def load(self) -> dict[str, Any] | None:
         """Return what was saved, or None where a search begins anew.
@@ -41,13 +43,13 @@ class Checkpoint:
             found = json.loads(self._path.read_text(encoding="utf-8"))
             same = found["run"] == self._run
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CalibrationError(f"{self._path}: no checkpoint of tune") from error
+            raise CalibrationError(f"{self._path}: no checkpoint of onnxq") from error
         if not same:
             raise CalibrationError(
                 f"{self._path}: of another model, table, recipe, data or setting; delete it to "
                 "begin anew"
             )
-        log.warning("going on after %d tensors from %s", found["done"], self._path)
+        log.warning("going on after %d %s from %s", found["done"], self._steps, self._path)
         return dict(found)
 
     def save(self, state: Mapping[str, Any]) -> None:

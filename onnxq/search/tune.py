@@ -124,7 +124,7 @@ def tune(  # noqa: PLR0913 - like quantize, and how to tune
     for target in (output, recipe_path(output)):
         check_target(target, io.files_of(model))
     reference = Session(model, runtime)
-    kept, held = (_read(source, reference) for source in data)
+    kept, held = (read(source, reference) for source in data)
     with TemporaryDirectory() as folder:
         start = Path(folder) / output.name
         others = examined(reference, held, tuning.metric)
@@ -134,7 +134,10 @@ def tune(  # noqa: PLR0913 - like quantize, and how to tune
         exam = _ordered(reference, before, shuffled(kept, tuning.seed), tuning.metric)
         begun = time.monotonic()
         search = Search(emitted, exam, before, tuning, runtime)
-        checkpoint = Checkpoint(tuning, _identity(table, recipe, data, tuning))
+        ways = [tuning.over, tuning.min_gain, tuning.target, tuning.sweeps]
+        ways += [tuning.drop, tuning.seed]
+        run = identity(table, recipe, data, tuning.metric, ways)
+        checkpoint = Checkpoint(tuning.checkpoint, run, resume=tuning.resume, steps="tensors")
         moves = search.run(checkpoint, report)
         seconds = time.monotonic() - begun
         tuned = Recipe(tensors=search.rules()).over(recipe)
@@ -171,7 +174,7 @@ def _write_recipe(recipe: Recipe, path: Path) -> None:
         temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
 
 
-def _read(source: Source, reference: Session) -> list[Batch]:
+def read(source: Source, reference: Session) -> list[Batch]:
     """Read samples into memory."""
     try:
         return list(batches_of(source, reference))
@@ -189,15 +192,18 @@ def _ordered(reference: Session, before: Session, batches: Sequence[Batch], metr
     return exam if better is batches else examined(reference, better, metric)
 
 
-def _identity(
-    table: CalibrationTable, recipe: Recipe, data: tuple[Source, Source], tuning: Tuning
+def identity(
+    table: CalibrationTable,
+    recipe: Recipe,
+    data: tuple[Source, Source],
+    metric: Metric,
+    ways: Sequence[object],
 ) -> str:
     """Return what a checkpoint must agree on with a run."""
-    ways = [tuning.over, tuning.min_gain, tuning.target, tuning.sweeps, tuning.drop, tuning.seed]
     seen = {name: (s.lo.tolist(), s.hi.tolist()) for name, s in table.tensors.items()}
     what = [
         *(table.model_sha256, table.samples, seen, dict(table.versions), dumps(recipe)),
-        *(_described(tuning.metric), ways, [fingerprint(source) for source in data]),
+        *(_described(metric), ways, [fingerprint(source) for source in data]),
     ]
     return hashlib.sha256(json.dumps(what, default=str).encode()).hexdigest()
 

@@ -1,0 +1,156 @@
+"""A model whose weights stand on tiles, and what exchanging two channels does to its constants.
+
+The model that is measured computes with the values the tiles round to, as floats: what the written
+file computes, but for the last bits. Its biases stay float.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxq.drafting import Draft
+from onnxq.emit.biases import Fitted
+from onnxq.emit.qdq import emit_qdq
+from onnxq.graph import io
+from onnxq.graph.coupling import Channels, permuted
+from onnxq.graph.edit import Names
+from onnxq.graph.io import array_of, constant
+from onnxq.numerics.affine import fake_quantize, params_of
+from onnxq.parameters import weight_stats
+from onnxq.plan import WeightPlan
+from onnxq.tile_layout import Key, Layout
+from onnxq.types import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swap:
+    """Two channels that change places, and what that does.
+
+    Attributes:
+        family: Number of the family.
+        pair: The two places.
+        floats: Float constants that change, by name.
+        weights: Weights that lie otherwise, by first output of their node and index.
+        used: Constants of the measured model that change, by name.
+    """
+
+    family: int
+    pair: tuple[int, int]
+    floats: Mapping[str, Array]
+    weights: Mapping[Key, WeightPlan]
+    used: Mapping[str, Array]
+
+
+class Arrangement:
+    """Where every channel stands now.
+
+    Attributes:
+        layout: What may change places; orders are relative to where the draft has it.
+        orders: One a family.
+        model: The model to measure, in the order of the draft.
+    """
+
+    def __init__(self, made: Draft, layout: Layout, channels: Channels | None) -> None:
+        """Begin with a draft.
+
+        Args:
+            made: The draft; its model is left alone.
+            layout: What may change places in it.
+            channels: The channels of its model, if these do.
+        """
+        self.layout, self._channels = layout, channels
+        self.orders = [np.arange(family.channels) for family in layout.families]
+        self._plans = {
+            (node.output, weight.index): weight
+            for node in made.plan.nodes.values()
+            for weight in node.weights
+        }
+        tensors = made.prepared.graph.tensors()
+        names = {weight.name for weight in self._plans.values()}
+        names |= set(channels.constants) if channels else set()
+        self._values = {name: array_of(tensors[name]) for name in names}
+        self.model = io.copied(made.prepared)
+        self._used = self._measured(made)
+        self._read = {tensor.name for node in self.model.graph.nodes for tensor in node.inputs}
+
+    def _measured(self, made: Draft) -> dict[Key, str]:
+        """Turn the model into the one to measure; return the names of its weights."""
+        names, found = Names(self.model), {}
+        nodes = {node.outputs[0].name: node for node in self.model.graph.nodes if node.outputs}
+        for key, weight in self._plans.items():
+            found[key] = names.new(f"{weight.name}_used")
+            values = rounded(weight, self._values[weight.name])
+            nodes[key[0]].inputs[key[1]] = constant(found[key], values)
+        if made.plan.activations:
+            plans = {o: replace(n, weights=(), bias=None) for o, n in made.plan.nodes.items()}
+            plan = replace(made.plan, nodes=plans)
+            emit_qdq(self.model, plan, made.activations, Fitted(weights={}, biases={}, raised={}))
+        return found
+
+    def swap(self, family: int, pair: tuple[int, int]) -> Swap:
+        """Return what exchanging two channels does."""
+        floats: dict[str, Array] = {}
+        weights: dict[Key, WeightPlan] = {}
+        if self._channels is None:
+            weights = self._turned(family, pair)
+        else:
+            floats = self._moved(self._channels, family, pair)
+            weights = {key: each for key, each in self._plans.items() if each.name in floats}
+        used = {
+            self._used[key]: rounded(each, floats.get(each.name, self._values[each.name]))
+            for key, each in weights.items()
+        }
+        others = {name: values for name, values in floats.items() if name in self._read}
+        return Swap(
+            family=family, pair=pair, floats=floats, weights=weights, used={**others, **used}
+        )
+
+    def _moved(self, channels: Channels, family: int, pair: tuple[int, int]) -> dict[str, Array]:
+        """Return the float constants in which two channels of the model have changed places."""
+        orders = [np.arange(len(each)) for each in channels.movers.families]
+        orders[self.layout.of[family]][list(pair)] = pair[::-1]
+        return {
+            name: permuted(self._values[name], channels.constants[name][0].view, indices)
+            for name, indices in channels.reordered(orders).items()
+        }
+
+    def _turned(self, family: int, pair: tuple[int, int]) -> dict[Key, WeightPlan]:
+        """Return the one weight of which two rows or columns have changed places."""
+        (place,) = self.layout.families[family].places
+        key = list(self.layout.weights)[place.matrix]
+        weight = self._plans[key]
+        view = weight.spec.matrix
+        assert view is not None
+        name = "row_order" if place.side == "rows" else "column_order"
+        size = view.shape[1] if place.side == "rows" else view.shape[0] * view.shape[2]
+        order = np.array(getattr(view, name) or range(size))
+        lines = place.lines[list(pair), 0]
+        order[lines] = order[lines[::-1]]
+        view = replace(view, **{name: tuple(order)})
+        return {key: replace(weight, spec=replace(weight.spec, matrix=view))}
+
+    def place(self, orders: Sequence[Array]) -> dict[str, Array]:
+        """Bring all channels into an order, from that of the draft; return the constants."""
+        used: dict[str, Array] = {}
+        for number, order in enumerate(orders):
+            for position, channel in enumerate(order.tolist()):
+                there = int(np.flatnonzero(self.orders[number] == channel)[0])
+                if there != position:
+                    swap = self.swap(number, (position, there))
+                    self.keep(swap)
+                    used.update(swap.used)
+        return used
+
+    def keep(self, swap: Swap) -> None:
+        """Make a swap last."""
+        order = self.orders[swap.family]
+        order[list(swap.pair)] = order[list(swap.pair[::-1])]
+        self._values.update(swap.floats)
+        self._plans.update(swap.weights)
+
+
+def rounded(weight: WeightPlan, values: Array) -> Array:
+    """Return the values that the codes of a weight stand for."""
+    stats = weight_stats(weight, values)
+    return fake_quantize(values, params_of(weight.spec.range(stats, weight.spec), weight.spec))
