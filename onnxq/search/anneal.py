@@ -164,7 +164,7 @@ class Annealing:
         proto, folder = io.sync(arrangement.model), arrangement.model.path.parent
         self.chain = Chain(proto, folder, replace(runtime, threads=1, fuse=False))
         workers = cooling.workers or os.cpu_count() or 1
-        self.bench = Bench(self.chain, exam, workers=workers, drop=cooling.drop)
+        self.bench = Bench(self.chain, exam, workers=workers, drop=cooling.drop, ordered=False)
         self._rng = np.random.default_rng(cooling.seed)
         self.best = self.start = self.bench.now.score
         self.orders = [order.copy() for order in arrangement.orders]

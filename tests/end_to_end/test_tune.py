@@ -173,7 +173,7 @@ def test_a_checkpoint_of_another_search_is_refused(folder: Path) -> None:
     with pytest.raises(CalibrationError, match="of another model"):
         by_library(folder, "o.onnx", Tuning(checkpoint=checkpoint, resume=True, seed=1))
     checkpoint.write_text("{}")
-    with pytest.raises(CalibrationError, match="no checkpoint of tune"):
+    with pytest.raises(CalibrationError, match="no checkpoint of onnxq"):
         by_library(folder, "o.onnx", Tuning(checkpoint=checkpoint, resume=True))
 
 
