@@ -188,5 +188,10 @@ def _granularity(spec: QuantSpec) -> str:
     if not spec.tile:
         return "tensor"
     if spec.matrix is not None:
-        return "tile {}x{}".format(*spec.tile[1:])
+        return _tile(*spec.tile[1:])
     return f"channel, axis {spec.tile.index(1)}" if 1 in spec.tile else f"tile {spec.tile}"
+
+
+def _tile(rows: int, columns: int) -> str:
+    """Spell a tile of a matrix; one column is a block of the inputs of an output."""
+    return f"block {rows}" if columns == 1 else f"tile {rows}x{columns}"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxq.emit.blocks import block_codes, block_scales, block_steps
+from onnxq.emit.blocks import block_codes, block_steps, block_values
 from onnxq.graph.matrices import matrix_view
 from onnxq.numerics.affine import dequantize, fake_quantize, params_of, quantize
 from onnxq.numerics.extremes import extremes
@@ -115,7 +115,7 @@ def test_what_is_stored_in_blocks_unfolds_to_the_weight(
 ) -> None:
     used, view = params(layer, size, bits), layer.view
     codes = quantize(layer.weight, used)
-    rows, scales = block_codes(codes, view), block_scales(used, view)
+    rows, scales = block_codes(codes, view), block_values(used.scale, used, view)
     real = rows.astype(np.float32) * scales.repeat(size[0], axis=1)[:, : rows.shape[1]]
     for op, to in block_steps(view, layer.weight.shape):
         real = real.reshape(to) if op == "Reshape" else real.transpose(to)
