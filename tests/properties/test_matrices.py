@@ -131,6 +131,15 @@ def test_one_tile_is_one_scale_a_group(layer: Layer, bits: int) -> None:
         np.testing.assert_array_equal(found, fake_quantize(part, alone))
 
 
+@given(layers(), st.integers(2, 8))
+def test_a_block_as_large_as_the_layer_is_one_scale_an_output(layer: Layer, bits: int) -> None:
+    used = params(layer, (layer.view.shape[1] + bits, 1), bits)
+    spec = QuantSpec(dtype=IntType(bits, signed=True), symmetric=True, range=MinMax(), tile=(0, 1))
+    for part, scale in zip(layer.stack, used.scale, strict=True):
+        alone = params_of(spec.range(extremes(part, spec.tile), spec), spec)
+        np.testing.assert_array_equal(scale, alone.scale)
+
+
 @given(layers(), arrays, st.integers(2, 8))
 def test_no_weight_is_farther_off_than_half_a_step(
     layer: Layer, size: tuple[int, int], bits: int
