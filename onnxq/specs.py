@@ -166,8 +166,10 @@ def _spec(
         raise RecipeError(f"{kind}: {error}") from error
     if rule.dtype not in allowed:
         known = ", ".join(allowed)
+        alone = kind == "weights" and rule.dtype in context.target.dtypes.get("weight_only", ())
+        hint = ", and beside float activations that too" if alone else ""
         raise UnsupportedError(
-            f"target {context.target.name} has no {rule.dtype} {kind}; it has {known}"
+            f"target {context.target.name} has no {rule.dtype} {kind}; it has {known}{hint}"
         )
     if rule.symmetric is False and kind in context.target.symmetric_only:
         raise UnsupportedError(f"target {context.target.name} has symmetric {kind} only")
