@@ -77,7 +77,7 @@ def _flags(worst: Sequence[Layer], plan: Plan) -> Iterator[str]:
     if by_weights and all(spec.range.name != "mse" for spec in weights):
         yield "--weight-range mse"
     used = {activation.spec.range.name for activation in plan.activations.values()}
-    if not by_weights:
+    if used and not by_weights:
         others = [name for name in ("mse", "percentile", "minmax") if name not in used]
         yield from (f"--range {name}" for name in others[:1])
 

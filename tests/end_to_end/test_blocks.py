@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from onnxq.cli.app import app
+from onnxq.search.tune import recipe_path
 from tests.graphs import session
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +99,15 @@ def test_the_plan_says_where_weights_alone_are_integers() -> None:
     assert "block 32" in told
 
 
+def test_blocks_are_advised_where_weights_alone_spoil_the_result(
+    table: Path, tmp_path: Path
+) -> None:
+    run = ["quantize", MODEL, "--calib", table, "-o", tmp_path / "q.onnx", "--weights", "int2"]
+    assert "try: --weight-granularity block:32" in done(*run, "--activations", "float")
+    told = done(*run, "--activations", "float", "--weight-granularity", "block:8")
+    assert "block:32" not in told
+
+
 def test_generic_has_blocks_beside_integer_activations(table: Path, tmp_path: Path) -> None:
     output = tmp_path / "q.onnx"
     done("quantize", MODEL, "--calib", table, "-o", output, "--target", "generic", "--weights",
@@ -105,17 +115,14 @@ def test_generic_has_blocks_beside_integer_activations(table: Path, tmp_path: Pa
     assert next(iter(compared(output)["outputs"].values()))["cosine"] > 0.995
 
 
-def test_tune_moves_blocks(table: Path, tmp_path: Path) -> None:
-    tuned, output = tmp_path / "tuned.yaml", tmp_path / "q.onnx"
-    flags = ["--weight-granularity", "block:64"]
-    done("quantize", MODEL, "--calib", table, "-o", output, *ALONE, *flags)
-    before = compared(output)
-    done("tune", MODEL, "--calib", table, "--data", EVAL, "--samples", 100, "--over", "weights",
-         "--metric", "cosine", *ALONE, *flags, "-o", tuned)  # fmt: skip
-    done("quantize", MODEL, "--calib", table, "-o", output, "--recipe", tuned)
-    after = compared(output)
-    cosines = [next(iter(each["outputs"].values()))["cosine"] for each in (before, after)]
-    assert cosines[1] >= cosines[0]
+def test_tune_moves_blocks_and_its_recipe_makes_them_again(table: Path, tmp_path: Path) -> None:
+    tuned, again, report = tmp_path / "t.onnx", tmp_path / "again.onnx", tmp_path / "t.json"
+    done("tune", MODEL, "--calib", table, "--data", EVAL, "--samples", 60, "--over", "weights",
+         *ALONE, "--weight-granularity", "block:64", "--min-gain", "1e-5", "-o", tuned,
+         "--json", report)  # fmt: skip
+    assert json.loads(report.read_text())["tuned_on"]["gain"]["difference"] > 0
+    done("quantize", MODEL, "--calib", table, "-o", again, "--recipe", recipe_path(tuned))
+    assert again.read_bytes() == tuned.read_bytes()
 
 
 @pytest.mark.parametrize(
