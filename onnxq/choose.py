@@ -117,7 +117,9 @@ def _consider(
     why = refusal(context, node)
     if not why:
         chosen[key] = node
-    reasons[key] = why or f"{node.op} has an integer kernel on {context.target.name}"
+    has = f"{node.op} has an integer kernel on {context.target.name}"
+    alone = f"{node.op} has weights to quantize; its activations stay float, as asked"
+    reasons[key] = why or (alone if context.is_weight_only(node) else has)
 
 
 def refusal(context: Context, node: Node) -> str:
@@ -142,11 +144,14 @@ def _form(context: Context, node: Node) -> str:
     """Return why the form of a node does not fit an integer kernel, or an array."""
     if node.op in WEIGHTED and not isinstance(node.inputs[1], Constant):
         return "its weights are not constant"
+    alone = context.is_weight_only(node)
     tiled = context.target.tiled
     constant = [isinstance(tensor, Constant) for tensor in node.inputs[:2]]
     if node.op == "MatMul" and tiled and not any(constant):
         return "neither input is constant, and arrays hold constants"
-    if node.op == "Gemm" and not (tiled or _is_plain(node)):
+    if node.op == "MatMul" and alone and not any(constant):
+        return "neither input is constant, and its activations stay float, as asked"
+    if node.op == "Gemm" and not (tiled or alone or _is_plain(node)):
         return "the Gemm transposes its input or scales by alpha or beta"
     if node.op in (*WEIGHTED, "MatMul") and all(constant):
         return "both of its inputs are constant"
@@ -207,7 +212,11 @@ def _fails(context: Context, node: Node, chosen: Mapping[str, Node]) -> str:
     """Return why a node cannot be quantized among its neighbours, or nothing.
 
     It must not touch a tensor unfit for integers; one that only follows needs something to follow.
+    Neither matters where weights alone are quantized.
     """
+    if context.is_weight_only(node):
+        weighted = context.op(node).role == "compute"
+        return "" if weighted else "its activations stay float, as asked"
     touched = [tensor for _, tensor in context.data(node)]
     if context.op(node).output == "always":
         touched.append(context.result(node))
@@ -221,8 +230,6 @@ def _fails(context: Context, node: Node, chosen: Mapping[str, Node]) -> str:
 
 def _cannot_follow(context: Context, node: Node, chosen: Mapping[str, Node]) -> str:
     """Return why there are no integers around a node for it to follow, or nothing."""
-    if context.is_weight_only(node):
-        return "its activations stay float, as asked"
     for _, tensor in context.data(node):
         if not (isinstance(tensor, Constant) or _is_integer(context, tensor, chosen)):
             return f"it reads {tensor.name!r}, which is float"
@@ -247,8 +254,10 @@ def _is_integer(context: Context, tensor: Tensor, chosen: Mapping[str, Node]) ->
 
 def _is_written(context: Context, tensor: Tensor, chosen: Mapping[str, Node]) -> bool:
     """Say whether an integer kernel writes a tensor."""
-    keys = _kernels(context, tensor) & set(chosen)
-    return any(context.result(chosen[key]) is tensor for key in keys)
+    kernels = [chosen[key] for key in _kernels(context, tensor) & set(chosen)]
+    return any(
+        context.result(node) is tensor for node in kernels if not context.is_weight_only(node)
+    )
 
 
 def _kernels(context: Context, tensor: Tensor) -> set[str]:

@@ -398,7 +398,10 @@ def _node_plan(
         )
         has_bias = node.op in WEIGHTED and len(node.inputs) > 2 and node.inputs[2].name
         has_bias = has_bias and not alone
-        if has_bias and activations[node.inputs[0].name].spec.tile:
+        blocks = any(weight.spec.matrix is not None for weight in weights)
+        if has_bias and blocks and context.target.bias:
+            reason = f"{reason}; float bias: its weights have one scale a block"
+        elif has_bias and activations[node.inputs[0].name].spec.tile:
             reason = f"{reason}; float bias: {node.inputs[0].name!r} has one scale a channel"
         elif has_bias and context.target.bias:
             bias = 2

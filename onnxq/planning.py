@@ -18,6 +18,12 @@ from onnxq.targets import Target, target
 
 log = logging.getLogger(__name__)
 
+WITHOUT = {  # what needs a newer operator set, to the flag that does without
+    "per-channel weights": "--per-tensor",
+    "per-channel activations": "--activation-granularity tensor",
+    "blocks of weights": "--per-channel",
+}
+
 
 def target_of(recipe: Recipe | None) -> Target:
     """Return the target of a recipe, cpu by default."""
@@ -92,8 +98,6 @@ def _raised(model: Model, needed: int, feature: str) -> Model:
     try:
         return raise_opset(model, needed)
     except UnsupportedError as error:
-        if not feature.startswith("per-channel"):
+        if feature not in WITHOUT:
             raise
-        weights = feature == "per-channel weights"
-        flag = "--per-tensor" if weights else "--activation-granularity tensor"
-        raise UnsupportedError(f"{error}, or use {flag}") from error
+        raise UnsupportedError(f"{error}, or use {WITHOUT[feature]}") from error

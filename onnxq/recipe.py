@@ -51,7 +51,8 @@ class TensorRule:
     Attributes:
         dtype: Integer type, e.g. ``uint8``; ``float`` leaves activations as they are.
         symmetric: Zero point fixed, or free.
-        granularity: ``tensor`` or ``channel``; for activations also ``channel:AXIS``.
+        granularity: ``tensor`` or ``channel``; for activations also ``channel:AXIS``, for weights
+            ``block:N``, N inputs of an output.
         range: Name of a range algorithm.
         range_options: Its options.
     """
@@ -240,15 +241,12 @@ def _tensor_rule(content: Mapping[str, Any], where: str) -> TensorRule:
     """Build a tensor rule."""
     plain = dict(_checked(content, TensorRule, where))
     granularity = plain.get("granularity")
+    blocks = str(granularity).startswith("block") and not where.endswith("activations")
+    read = block if where.endswith("weights") or blocks else channels
     try:
-        axis = channels(granularity)
+        read(granularity)
     except ValueError as error:
         raise RecipeError(f"{where}: {error}") from error
-    if where.endswith("weights") and axis not in (None, "auto"):
-        raise RecipeError(
-            f"{where}: granularity is tensor or channel, not {granularity!r}: the operator says "
-            "which axis the channels of its weights are"
-        )
     return TensorRule(**plain)
 
 
@@ -268,6 +266,26 @@ def channels(granularity: str | None) -> int | Literal["auto"] | None:
     if kind != "channel" or (colon and not re.fullmatch(r"-?[0-9]+", axis)):
         raise ValueError(f"granularity is tensor, channel or channel:AXIS, not {granularity!r}")
     return int(axis) if colon else "auto"
+
+
+def block(granularity: str | None) -> int | None:
+    """Read a granularity of weights.
+
+    Returns:
+        How many inputs of an output take one scale, None for all of them or all weights.
+
+    Raises:
+        ValueError: It is none of ``tensor``, ``channel`` and ``block:N``.
+    """
+    if granularity in (None, "tensor", "channel"):
+        return None
+    match = re.fullmatch(r"block:([1-9][0-9]{0,8})", str(granularity))
+    if not match:
+        raise ValueError(
+            f"granularity of weights is tensor, channel or block:N, e.g. block:32, not "
+            f"{granularity!r}"
+        )
+    return int(match[1])
 
 
 def crossbar_size(text: str) -> tuple[int, int]:

@@ -9,13 +9,13 @@ from onnxq.choose import Context
 from onnxq.errors import RecipeError, UnsupportedError
 from onnxq.graph.io import Constant, Node, Tensor
 from onnxq.graph.matrices import matrix_view
-from onnxq.graph.query import activation_bounds, gate_bound, output_channel_axis
+from onnxq.graph.query import activation_bounds, gate_bound, label, output_channel_axis
 from onnxq.numerics.tiles import channel_tile
 from onnxq.ranges import RANGES, range_algorithm
 from onnxq.ranges.fixed import Fixed
-from onnxq.recipe import ROWS, TensorRule, channels, crossbar_size
+from onnxq.recipe import FLOAT, ROWS, TensorRule, block, channels, crossbar_size
 from onnxq.targets import Target
-from onnxq.types import ANY_POSITION, IntType, QuantSpec, RangeAlgorithm, Tile
+from onnxq.types import ANY_POSITION, IntType, MatrixView, QuantSpec, RangeAlgorithm, Tile
 
 
 def activation_spec(context: Context, node: Node, tensor: Tensor) -> QuantSpec:
@@ -52,8 +52,8 @@ def weight_spec(context: Context, node: Node, index: int, tensor: Constant) -> Q
     activation.
 
     Raises:
-        RecipeError: The recipe names an unknown algorithm or type.
-        UnsupportedError: The target has no such element type.
+        RecipeError: The recipe names an unknown algorithm, type or granularity.
+        UnsupportedError: The target has no such element type or granularity.
     """
     rule, named = context.rule(node), context.recipe.named(tensor.name)
     if context.op(node).role != "compute":
@@ -64,12 +64,50 @@ def weight_spec(context: Context, node: Node, index: int, tensor: Constant) -> Q
     if context.target.tiled:
         return _tiled_spec(context, node, index, tensor, asked)
     granularity = asked.granularity or context.target.weights["granularity"]
-    if granularity not in ("tensor", "channel"):
-        raise RecipeError(f"weight {tensor.name!r}: granularity is tensor or channel")
+    allowed = _weight_types(context, node)
+    try:
+        size = block(granularity)
+    except ValueError as error:
+        raise RecipeError(f"weight {tensor.name!r}: {error}") from error
+    if size is not None:
+        _check_blocks(context, node)
+        spec = _spec(context, asked, "weights", tile=(1, size, 1), allowed=allowed)
+        return _blocked(spec, matrix_view(node, index, tuple(tensor.shape)))
     rank = len(tensor.shape)
     axis = output_channel_axis(node, index, rank) if granularity == "channel" else None
     tile = channel_tile(rank, axis) if axis is not None else ()
-    return _spec(context, asked, "weights", tile=tile)
+    return _spec(context, asked, "weights", tile=tile, allowed=allowed)
+
+
+def _weight_types(context: Context, node: Node) -> Sequence[str]:
+    """Return the element types the weights of a node may have."""
+    types = context.target.dtypes
+    alone = context.is_weight_only(node)
+    return types.get("weight_only", types["weights"]) if alone else types["weights"]
+
+
+def _check_blocks(context: Context, node: Node) -> None:
+    """Refuse blocks where the target cannot have them."""
+    name, blocks = context.target.name, context.target.blocks
+    if blocks == "never":
+        raise UnsupportedError(f"target {name} has no blocks of weights with a scale of their own")
+    if blocks == "float" and not context.is_weight_only(node):
+        raise UnsupportedError(
+            f"target {name} has blocks of weights only where activations stay float "
+            f"(--activations float), and those of {label(node)} do not"
+        )
+
+
+def _blocked(spec: QuantSpec, view: MatrixView) -> QuantSpec:
+    """Let the tile of a specification cut matrices; only unsigned blocks have zero points."""
+    if spec.dtype.bits > 8:
+        raise UnsupportedError(f"weights in blocks have at most 8 bits, not {spec.dtype.name}")
+    if spec.dtype.signed and not spec.symmetric:
+        raise UnsupportedError(
+            f"{spec.dtype.name} weights in blocks are symmetric: take u{spec.dtype.name} for "
+            "zero points"
+        )
+    return replace(spec, matrix=view)
 
 
 def _tiled_spec(
@@ -109,13 +147,18 @@ def _spec(
     *,
     tile: Tile = (),
     bounds: tuple[float, float] = (-np.inf, np.inf),
+    allowed: Sequence[str] | None = None,
 ) -> QuantSpec:
     """Fill the gaps of a rule from the target and build the specification."""
     defaults = context.target.activations if kind == "activations" else context.target.weights
     rule = asked.over(TensorRule(**defaults))
     assert rule.dtype is not None
     assert rule.range is not None
-    allowed = context.target.dtypes[kind]
+    allowed = context.target.dtypes[kind] if allowed is None else allowed
+    if rule.dtype == FLOAT and kind == "activations":
+        raise UnsupportedError(
+            f"target {context.target.name} does not leave activations float beside its weights"
+        )
     try:
         dtype = IntType.parse(rule.dtype)
         axis = channels(rule.granularity) if kind == "activations" else None
@@ -123,8 +166,10 @@ def _spec(
         raise RecipeError(f"{kind}: {error}") from error
     if rule.dtype not in allowed:
         known = ", ".join(allowed)
+        alone = kind == "weights" and rule.dtype in context.target.dtypes.get("weight_only", ())
+        hint = ", and beside float activations that too" if alone else ""
         raise UnsupportedError(
-            f"target {context.target.name} has no {rule.dtype} {kind}; it has {known}"
+            f"target {context.target.name} has no {rule.dtype} {kind}; it has {known}{hint}"
         )
     if rule.symmetric is False and kind in context.target.symmetric_only:
         raise UnsupportedError(f"target {context.target.name} has symmetric {kind} only")

@@ -15,7 +15,7 @@ from onnxq.metrics import metric as registered
 from onnxq.metrics.answers import Metric
 from onnxq.pipeline import Source
 from onnxq.ranges.outlier_var import OutlierVar
-from onnxq.recipe import NodeRule, Recipe, TensorRule, channels, crossbar_size, load
+from onnxq.recipe import NodeRule, Recipe, TensorRule, block, channels, crossbar_size, load
 from onnxq.registry import parsed
 
 OUTLIER_VAR = OutlierVar.name
@@ -135,7 +135,7 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
     both = OUTLIER_VAR if flags.outlier_var else None
     weights = TensorRule(
         dtype=_reduced(flags),
-        granularity={None: None, True: "channel", False: "tensor"}[flags.per_channel],
+        granularity=_weight_granularity(flags),
         range=both or flags.weight_range,
         range_options=key_values(flags.weight_range_option, "--weight-range-option") or None,
     )
@@ -159,6 +159,21 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
         reorder_mode=flags.reorder_mode,
     )
     return _tuned(single.over(recipe), flags)
+
+
+def _weight_granularity(flags: RecipeFlags) -> str | None:
+    """Return how far a scale of a weight reaches."""
+    if flags.weight_granularity is None:
+        return {None: None, True: "channel", False: "tensor"}[flags.per_channel]
+    if flags.per_channel is not None:
+        raise UsageError(
+            "--per-channel and --per-tensor are short for --weight-granularity: give only one"
+        )
+    try:
+        block(flags.weight_granularity)
+    except ValueError as error:
+        raise UsageError(f"--weight-granularity: {error}") from error
+    return flags.weight_granularity
 
 
 def _size(text: str | None) -> str | None:

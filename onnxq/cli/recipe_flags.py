@@ -27,6 +27,14 @@ class RecipeFlags:
             "--per-channel/--per-tensor", help="One weight scale a channel, or one a tensor."
         ),
     ] = None
+    weight_granularity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tensor|channel|block:N",
+            help="One weight scale a tensor, a channel, or N inputs of an output where the "
+            "target allows it, e.g. block:32.",
+        ),
+    ] = None
     activation_granularity: Annotated[
         str | None,
         typer.Option(
@@ -103,7 +111,8 @@ class RecipeFlags:
         ),
     ] = False
     activations: Annotated[
-        str | None, typer.Option(help="Element type of activations, e.g. uint8; float on crossbar.")
+        str | None,
+        typer.Option(help="Element type of activations, e.g. uint8; float on some targets."),
     ] = None
     symmetric: Annotated[
         bool | None,

@@ -48,12 +48,17 @@ def block_codes(codes: Array, view: MatrixView) -> Array:
     return stack.transpose(0, 2, 1).reshape(-1, stack.shape[1])
 
 
-def block_scales(params: QuantParams, view: MatrixView) -> Array:
-    """Return the scales of the blocks of `block_codes`, float32 ``(G·m, ⌈n/R⌉)``."""
+def block_values(values: Array, params: QuantParams, view: MatrixView) -> Array:
+    """Return one value for each of the blocks of `block_codes`, ``(G·m, ⌈n/R⌉)``.
+
+    Args:
+        values: Scales or zero points, one a tile.
+        params: The parameters they are of.
+        view: How the weight becomes matrices.
+    """
     groups, _, outputs = view.shape
-    scale, width = params.scale, params.tile[2]
-    rows = scale.shape[1]
-    wide = expand(scale, (groups, rows, outputs), (1, 1, width))
+    width, rows = params.tile[2], values.shape[1]
+    wide = expand(values, (groups, rows, outputs), (1, 1, width))
     wide = np.broadcast_to(wide, (groups, rows, outputs))
     return wide.transpose(0, 2, 1).reshape(-1, rows)
 

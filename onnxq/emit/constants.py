@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from onnxq.emit.blocks import block_codes, block_scales
+from onnxq.emit.blocks import block_codes, block_values
 from onnxq.emit.grid import grid_steps
 from onnxq.numerics.affine import quantize, storage
 from onnxq.types import Array, IntType, QuantParams
@@ -47,15 +47,18 @@ def pair_values(params: QuantParams, rounding: str, *, packed: bool) -> list[Arr
 
 
 def constant_values(values: Array, params: QuantParams, *, packed: bool) -> list[Array]:
-    """Return the codes of a constant, then scale and zero point; on tiles there is none of these.
+    """Return the codes of a constant, then scale and zero point; signed tiles have only a scale.
 
     Tiles are stored as `onnxq.emit.blocks` says.
     """
     kind = element_type(params.dtype, packed=packed)
-    codes = quantize(values, params)
-    if params.matrix is not None:
-        return [block_codes(codes, params.matrix).astype(kind), block_scales(params, params.matrix)]
-    return [codes.astype(kind), *parameters(params, packed=packed)]
+    codes, view = quantize(values, params), params.matrix
+    if view is None:
+        return [codes.astype(kind), *parameters(params, packed=packed)]
+    stored = [block_codes(codes, view).astype(kind), block_values(params.scale, params, view)]
+    if params.dtype.signed:
+        return stored
+    return [*stored, block_values(params.zero_point, params, view).astype(kind)]
 
 
 def parameters(params: QuantParams, *, packed: bool) -> list[Array]:

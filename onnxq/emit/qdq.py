@@ -23,6 +23,10 @@ run. The weights of a Gemm or MatMul that reads such a tensor get a Max too: it 
 MatMulNBits, which rounds its input once more, to 8 bits a row. The bias of a Conv, ConvTranspose
 or Gemm that does stays float, since no one scale is that of the accumulator.
 
+Weights of nodes whose activations stay float get a Max for the same reason, but those in blocks,
+which have other operators behind them (`onnxq.emit.blocks`). The bias of a node with weights in
+blocks stays float.
+
 QuantizeLinear saturates at the type codes are stored in and rounds half to even. Where codes are
 narrower than that, a Clip to the ends of the grid comes before it; where a chip rounds otherwise,
 operators that do so exactly (`onnxq.emit.grid`).
@@ -88,8 +92,8 @@ def required_opset(plan: Plan) -> tuple[int, str]:
         return 7, "float"
     if plan.target.power_of_two:
         return 13, "fixed point"
-    if plan.target.tiled:
-        return 21, "scales of tiles"
+    if any(spec.matrix is not None for spec in specs):
+        return 21, "scales of tiles" if plan.target.tiled else "blocks of weights"
     if any(weight.spec.tile for node in plan.nodes.values() for weight in node.weights):
         return 13, "per-channel weights"
     return (13, "per-channel activations") if any(s.tile for s in specs) else (10, "int8")
@@ -155,9 +159,13 @@ def _emit_weights(
         node.inputs[plan.bias] = writer.dequantized(place, bias, fitted.biases[plan.output])
     for weight in plan.weights:
         place = plan.output, weight.index
-        after = writer.dequantized(place, node.inputs[weight.index], fitted.weights[place])
+        params = fitted.weights[place]
+        after = writer.dequantized(
+            place, node.inputs[weight.index], params, saturating=not plan.weight_only
+        )
         alone = node.op in WEIGHT_ONLY and _reads_channels(node, activations)
-        node.inputs[weight.index] = writer.copy(after) if alone else after
+        kept = params.matrix is None and (plan.weight_only or alone)
+        node.inputs[weight.index] = writer.copy(after) if kept else after
 
 
 def _reads_channels(node: gs.Node, activations: Mapping[str, QuantParams]) -> bool:
@@ -228,13 +236,23 @@ class _Writer:
         self.annotations: dict[str, list[gs.Constant]] = {}
         self.places: dict[Place, Stored] = {}
 
-    def dequantized(self, place: Place, tensor: gs.Constant, params: QuantParams) -> gs.Variable:
-        """Store a constant quantized and return its dequantized tensor."""
+    def dequantized(
+        self, place: Place, tensor: gs.Constant, params: QuantParams, *, saturating: bool = True
+    ) -> gs.Variable:
+        """Store a constant quantized and return its dequantized tensor.
+
+        Args:
+            place: What it is.
+            tensor: The constant.
+            params: Its parameters.
+            saturating: Whether integer kernels add up what it is multiplied by.
+        """
         values = params.scale.tobytes(), params.zero_point.tobytes()
         key = (tensor.name, params.dtype, params.tile, params.matrix, *values)
         if key not in self._written:
             codes, *used = constant_values(array_of(tensor), params, packed=self._packed)
-            self._count_saturating(codes, params)
+            if saturating:
+                self._count_saturating(codes, params)
             stored = constant(self.names.new(f"{tensor.name}_quantized"), codes)
             after = gs.Variable(self.names.new(f"{tensor.name}_dequantized"))
             parameters = self._parameters(tensor.name, used)

@@ -18,7 +18,7 @@ class Given:
     """Take the range the recipe gives, whatever was seen.
 
     Either both ends, or the position of a power of two: the range from its smallest to its
-    largest value. A list has one entry a channel.
+    largest value. A list has one entry a channel or tile.
 
     Attributes:
         lo: Lower end, ≤ 0.

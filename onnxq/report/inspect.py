@@ -90,15 +90,19 @@ def plan_text(found: Planned) -> Iterator[str]:
         for reason, count in Counter(reason for _, reason in report.skipped).most_common():
             yield f"{report.name} left {count} as it is: {reason}"
     content = plan_dict(found)
-    nodes = [
-        (n["name"], n["op"], "integer" if n["quantized"] else "float", n["reason"])
-        for n in content["nodes"]
-    ]
+    nodes = [(n["name"], n["op"], _kind(n), n["reason"]) for n in content["nodes"]]
     yield from _columns(("node", "op", "runs in", "reason"), nodes)
     keys = ("name", "dtype", "granularity", "range", "shares", "reason")
     tensors = [tuple(str(t[key] or "–") for key in keys) for t in content["tensors"]]
     headings = ("tensor", "type", "one scale a", "range", "shares with", "reason")
     yield from _columns(headings, tensors)
+
+
+def _kind(node: Mapping[str, Any]) -> str:
+    """Say what a node computes on."""
+    if node["weight_only"]:
+        return "float, integer weights"
+    return "integer" if node["quantized"] else "float"
 
 
 def _columns(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
@@ -138,7 +142,8 @@ def plan_dict(found: Planned) -> dict[str, Any]:
     plan = found.plan
     nodes = [
         {"name": n.label, "op": n.op, "output": n.output, "quantized": n.quantized,
-         "reason": n.reason, "multiply_adds": found.macs.get(n.label)}
+         "weight_only": n.weight_only, "reason": n.reason,
+         "multiply_adds": found.macs.get(n.label)}
         for n in plan.nodes.values()
     ]  # fmt: skip
     tensors = [
@@ -188,5 +193,10 @@ def _granularity(spec: QuantSpec) -> str:
     if not spec.tile:
         return "tensor"
     if spec.matrix is not None:
-        return "tile {}x{}".format(*spec.tile[1:])
+        return _tile(*spec.tile[1:])
     return f"channel, axis {spec.tile.index(1)}" if 1 in spec.tile else f"tile {spec.tile}"
+
+
+def _tile(rows: int, columns: int) -> str:
+    """Spell a tile of a matrix; one column is a block of the inputs of an output."""
+    return f"block {rows}" if columns == 1 else f"tile {rows}x{columns}"

@@ -70,10 +70,14 @@ def _flags(worst: Sequence[Layer], plan: Plan) -> Iterator[str]:
     by_weights = sum(layer.shares["weights"] for layer in worst) > len(worst) / 2
     if not any(spec.tile for spec in weights):
         yield "--per-channel"
+    alone = all(node.weight_only for node in plan.nodes.values() if node.quantized)
+    able = plan.target.blocks == "any" or (plan.target.blocks == "float" and alone)
+    if by_weights and able and not any(spec.matrix is not None for spec in weights):
+        yield "--weight-granularity block:32"
     if by_weights and all(spec.range.name != "mse" for spec in weights):
         yield "--weight-range mse"
     used = {activation.spec.range.name for activation in plan.activations.values()}
-    if not by_weights:
+    if used and not by_weights:
         others = [name for name in ("mse", "percentile", "minmax") if name not in used]
         yield from (f"--range {name}" for name in others[:1])
 

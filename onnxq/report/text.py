@@ -15,6 +15,10 @@ from onnxq.results import SIDECARS, Compared, Quantized
 
 SPARSE = 0.5  # of the cells of its arrays, below which a layer is named
 SLOWER = 1.1  # latency ÷ float from which a result is called slower; below is noise
+DECODED = (  # what to do where weights alone are quantized
+    "weights are made floats in every run; the onnxruntime session option "
+    "session.disable_quant_qdq=1 does that once, when it loads the file"
+)
 
 
 def quantized_lines(result: Quantized) -> Iterator[str]:
@@ -47,9 +51,12 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
     )
     simulated = plan.target.tiled  # the file stands for a chip, its time here says nothing
     if result.latency is not None and result.latency.ratio > SLOWER and not simulated:
+        cure = "--exclude what does not pay (onnxq inspect --plan), or keep it float"
+        if all(node.weight_only for node in plan.nodes.values() if node.quantized):
+            cure = DECODED
         yield (
             f"warning: slower than the float model here, {result.latency.ratio:.2f} × its time for "
-            "one sample: --exclude what does not pay (onnxq inspect --plan), or keep it float"
+            f"one sample: {cure}"
         )
     yield from _check(result)
 

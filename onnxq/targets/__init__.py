@@ -20,6 +20,7 @@ Role = Literal["compute", "always", "follow"]
 Output = Literal["always", "needed"]
 Placement = Literal["both", "inputs"]
 Kind = Literal["activations", "weights"]
+Blocks = Literal["never", "float", "any"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,8 @@ class Target:
         summary: One line for ``onnxq list``.
         activations: Default rule of activations: dtype, symmetric, granularity, range.
         weights: Default rule of weights, likewise.
-        dtypes: Element types allowed for activations and for weights.
+        dtypes: Element types allowed for ``activations`` and for ``weights``; and, if those are
+            others, for ``weight_only``: the weights of nodes whose activations stay float.
         bias: Element type of biases, or None if they stay float.
         ops: Operator type to rule.
         placement: ``both``: what quantized operators read and write is quantized. ``inputs``:
@@ -120,8 +122,9 @@ class Target:
         one_scale: Why an activation has one scale; empty where it may have one a channel.
         correct_bias: Whether biases take up the mean error of their layer unless asked otherwise.
         power_of_two: Whether scales are powers of two; nodes then tell their positions.
-        float_activations: Whether activations can stay float, weights alone quantized; wants the
-            placement ``inputs``.
+        float_activations: Whether activations can stay float, weights alone quantized.
+        blocks: Which nodes may have one weight scale for a block of inputs of an output: none,
+            those whose activations stay ``float``, or ``any``.
     """
 
     name: str
@@ -140,15 +143,17 @@ class Target:
     correct_bias: bool = False
     power_of_two: bool = False
     float_activations: bool = False
+    blocks: Blocks = "never"
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing.
 
         Raises:
-            ValueError: The placement is none of those listed, or what must be symmetric is
-                neither activations nor weights.
+            ValueError: Placement or blocks are none of those listed, or what must be symmetric
+                is neither activations nor weights.
         """
         _check_word(self.placement, Placement)
+        _check_word(self.blocks, Blocks)
         for kind in self.symmetric_only:
             _check_word(kind, Kind)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxq.emit.blocks import block_codes, block_scales, block_steps
+from onnxq.emit.blocks import block_codes, block_steps, block_values
 from onnxq.graph.matrices import matrix_view
 from onnxq.numerics.affine import dequantize, fake_quantize, params_of, quantize
 from onnxq.numerics.extremes import extremes
@@ -128,7 +128,7 @@ def test_what_is_stored_in_blocks_unfolds_to_the_weight(
 ) -> None:
     used, view = params(layer, size, bits), layer.view
     codes = quantize(layer.weight, used)
-    rows, scales = block_codes(codes, view), block_scales(used, view)
+    rows, scales = block_codes(codes, view), block_values(used.scale, used, view)
     real = rows.astype(np.float32) * scales.repeat(size[0], axis=1)[:, : rows.shape[1]]
     for op, to, axis in block_steps(view, layer.weight.shape):
         if op == "Gather":
@@ -145,6 +145,15 @@ def test_one_tile_is_one_scale_a_group(layer: Layer, bits: int) -> None:
     for part, found in zip(layer.stack, matrices(wide, layer.view), strict=True):
         alone = params_of(spec.range(extremes(part), spec), spec)
         np.testing.assert_array_equal(found, fake_quantize(part, alone))
+
+
+@given(layers(), st.integers(2, 8))
+def test_a_block_as_large_as_the_layer_is_one_scale_an_output(layer: Layer, bits: int) -> None:
+    used = params(layer, (layer.view.shape[1] + bits, 1), bits)
+    spec = QuantSpec(dtype=IntType(bits, signed=True), symmetric=True, range=MinMax(), tile=(0, 1))
+    for part, scale in zip(layer.stack, used.scale, strict=True):
+        alone = params_of(spec.range(extremes(part, spec.tile), spec), spec)
+        np.testing.assert_array_equal(scale, alone.scale)
 
 
 @given(layers(), arrays, st.integers(2, 8))

@@ -18,7 +18,9 @@ FIELDS = {
     "range_options": OPTIONS,
 }
 GRANULARITIES = st.sampled_from([None, "tensor", "channel"])
-TENSOR_RULES = st.builds(TensorRule, granularity=GRANULARITIES, **FIELDS)
+TENSOR_RULES = st.builds(
+    TensorRule, granularity=GRANULARITIES | st.sampled_from(["block:1", "block:32"]), **FIELDS
+)
 ACTIVATIONS = st.builds(
     TensorRule, granularity=GRANULARITIES | st.sampled_from(["channel:1", "channel:-1"]), **FIELDS
 )

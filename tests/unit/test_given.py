@@ -98,7 +98,7 @@ def test_names_win_over_rules() -> None:
 
 
 def test_the_operator_says_where_the_channels_of_a_weight_are() -> None:
-    with pytest.raises(RecipeError, match="tensor or channel"):
+    with pytest.raises(RecipeError, match="tensor, channel or block:N"):
         plan_of({"w": {"granularity": "channel:1"}})
 
 

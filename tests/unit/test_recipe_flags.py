@@ -24,6 +24,14 @@ def test_outlier_var_is_for_activations_and_weights() -> None:
     )
 
 
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "block:32"])
+def test_granularity_of_weights(granularity: str) -> None:
+    found = recipe_of(RecipeFlags(weight_granularity=granularity))
+    assert found.weights == TensorRule(granularity=granularity)
+    short = {"channel": True, "tensor": False}.get(granularity)
+    assert granularity == "block:32" or recipe_of(RecipeFlags(per_channel=short)) == found
+
+
 def test_options_go_to_whatever_uses_outlier_var() -> None:
     found = recipe_of(RecipeFlags(range_name="mse", weight_range="outlier-var", alpha=2, k1=100))
     assert (found.activations, found.weights) == (TensorRule(range="mse"), OUTLIERS)
@@ -75,6 +83,9 @@ def test_typos_in_options_are_refused() -> None:
         RecipeFlags(outlier_var=True, weight_range="mse"),
         RecipeFlags(beta=1),
         RecipeFlags(range_name="mse", variance="raw"),
+        RecipeFlags(weight_granularity="block:32", per_channel=True),
+        RecipeFlags(weight_granularity="block:0"),
+        RecipeFlags(weight_granularity="channel:1"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(flags: RecipeFlags) -> None:
