@@ -58,6 +58,11 @@ class TiledMatrix:
         return self.size[0] or max(rows, 1), self.size[1] or max(columns, 1)
 
     @property
+    def grid(self) -> tuple[int, ...]:
+        """Number of matrices, of tiles along the rows and along the columns."""
+        return grid(self.values.shape, (1, *self.steps))
+
+    @property
     def half(self) -> int:
         """The largest code."""
         return int(2 ** (self.bits - 1)) - 1
@@ -118,13 +123,18 @@ def permuted(
     """
     rows = [np.arange(matrix.power.size) for matrix in matrices]
     columns = [np.arange(matrix.values[:, 0].size) for matrix in matrices]
+    moved = set()
     for family, order in zip(families, orders, strict=True):
         if not np.array_equal(np.sort(order), np.arange(family.channels)):
             raise ValueError("an order must name every channel once")
         for place in family.places:
             source = (rows if place.side == "rows" else columns)[place.matrix]
             source[place.lines] = source[place.lines[order]]
-    return [_moved(*each) for each in zip(matrices, rows, columns, strict=True)]
+            moved.add(place.matrix)
+    return [
+        _moved(matrix, rows[i], columns[i]) if i in moved else matrix
+        for i, matrix in enumerate(matrices)
+    ]
 
 
 def _moved(matrix: TiledMatrix, rows: Array, columns: Array) -> TiledMatrix:
@@ -157,7 +167,7 @@ def predicted(matrix: TiledMatrix) -> Array:
     error *= error * matrix.power[:, :, None]
     for axis in (1, 2):
         error = np.add.reduceat(error, starts[axis], axis)
-    assert error.shape == grid(values.shape, tile)
+    assert error.shape == matrix.grid
     return error
 
 
@@ -176,6 +186,13 @@ def sort_order(matrices: Sequence[TiledMatrix], families: Sequence[Family]) -> O
         ../shared/METHODS.md, section 4, "Sorting order".
     """
     return [_ascending(matrices, family, _spread) for family in families]
+
+
+def starting_orders(matrices: Sequence[TiledMatrix], families: Sequence[Family]) -> list[Orders]:
+    """Return orders worth a search from there: none, that of `sort_order`, by largest magnitude."""
+    peaks = [_ascending(matrices, family, _peak) for family in families]
+    none = [np.arange(family.channels) for family in families]
+    return [none, sort_order(matrices, families), peaks]
 
 
 def _ascending(
@@ -202,11 +219,6 @@ def _spread(weights: Array) -> Array:
 def _peak(weights: Array) -> Array:
     """Return the largest magnitude of each row."""
     return np.abs(weights).max(axis=1, initial=0)
-
-
-def _rms(weights: Array) -> Array:
-    """Return the root mean square of each row."""
-    return np.sqrt(np.square(weights).mean(axis=1))
 
 
 def random_order(families: Sequence[Family], seed: int) -> Orders:
