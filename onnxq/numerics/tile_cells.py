@@ -173,7 +173,7 @@ def _look(cells: Cells, tile: int) -> tuple[float, float]:
             most[c] = max(most[c], abs(row[c]))
     peak = np.float32(most.max())
     if peak == 0:
-        return 0.0, peak
+        return 0.0, 0.0
     step = max(peak / np.float32(cells.rates[tile, 0]), TINY)
     sums[:] = 0
     for r in range(rows):
@@ -182,7 +182,7 @@ def _look(cells: Cells, tile: int) -> tuple[float, float]:
         for c in range(columns):
             error = np.float64(row[c] - np.rint(row[c] / step) * step)
             sums[c] += error * error * power
-    return sums.sum() * cells.rates[tile, 1], peak
+    return float(sums.sum() * cells.rates[tile, 1]), float(peak)
 
 
 @njit(cache=True, nogil=True)
@@ -197,7 +197,9 @@ def _piece(cells: Cells, tile: int, line: Array, number: int) -> tuple[float, fl
     """
     _, rows, columns, _, source = cells.tiles[tile]
     start, _, stride, row = line[:4]
-    count, long = (columns, cells.tiles[line[4], 2]) if row >= 0 else (rows, cells.tiles[line[4], 1])
+    count, long = (
+        (columns, cells.tiles[line[4], 2]) if row >= 0 else (rows, cells.tiles[line[4], 1])
+    )
     start += number * long * stride
     step = max(cells.peaks[tile] / np.float32(cells.rates[tile, 0]), TINY)
     peak, lost = np.float32(0), 0.0
@@ -206,7 +208,7 @@ def _piece(cells: Cells, tile: int, line: Array, number: int) -> tuple[float, fl
         peak = max(peak, abs(value))
         error = np.float64(value - np.rint(value / step) * step)
         lost += error * error * cells.power[row if row >= 0 else source + i]
-    return lost * cells.rates[tile, 1], peak
+    return float(lost * cells.rates[tile, 1]), float(peak)
 
 
 @njit(cache=True, nogil=True)
@@ -216,7 +218,7 @@ def _screen(cells: Cells, lines: Array, p: int, q: int) -> tuple[int, int, float
     The bound is the change of the tiles that keep their scale, less all that the others lose. It
     is none where a tile has rows and columns of the same channels; who keeps the swap looks again.
     """
-    touched, changed, bound = 0, 0, 0.0
+    touched = 0
     cells.marks[-1] += 1
     for k in range(lines.shape[1]):
         if lines[p, k, 4] == lines[q, k, 4]:
@@ -233,6 +235,14 @@ def _screen(cells: Cells, lines: Array, p: int, q: int) -> tuple[int, int, float
                     more, come = _piece(cells, tile, coming, i)
                     stays = gone < cells.peaks[tile] and come <= cells.peaks[tile]
                     cells.fresh[0, tile] += more - less if stays else -np.inf
+    changed, bound = _bound(cells, touched)
+    return touched, changed, bound
+
+
+@njit(cache=True, nogil=True)
+def _bound(cells: Cells, touched: int) -> tuple[int, float]:
+    """Collect the tiles with another scale and add up the bound of `_screen`."""
+    changed, bound = 0, 0.0
     for i in range(touched):
         tile = cells.seen[0, i]
         if cells.fresh[0, tile] == -np.inf:
@@ -241,7 +251,7 @@ def _screen(cells: Cells, lines: Array, p: int, q: int) -> tuple[int, int, float
             bound -= cells.errors[tile]
         else:
             bound += cells.fresh[0, tile]
-    return touched, changed, bound
+    return changed, bound
 
 
 @njit(cache=True, nogil=True)

@@ -113,6 +113,8 @@ def permuted(
 ) -> list[TiledMatrix]:
     """Return the layers with their channels in another order, the power of rows with them.
 
+    Shares stay, also where a column moves to a group whose inputs have another power.
+
     Args:
         matrices: The layers.
         families: What changes places.
@@ -144,7 +146,8 @@ def _moved(matrix: TiledMatrix, rows: Array, columns: Array) -> TiledMatrix:
     turned = values.transpose(0, 2, 1).reshape(-1, height)[columns]
     values = turned.reshape(groups, width, height).transpose(0, 2, 1)
     power = matrix.power.reshape(-1)[rows].reshape(groups, height)
-    return replace(matrix, values=np.ascontiguousarray(values), power=power)
+    values = np.ascontiguousarray(values)
+    return replace(matrix, values=values, power=power, given_share=matrix.share)
 
 
 def predicted(matrix: TiledMatrix) -> Array:
@@ -163,7 +166,7 @@ def predicted(matrix: TiledMatrix) -> Array:
         peaks = np.maximum.reduceat(peaks, starts[axis], axis)
     scale = np.where(peaks > 0, np.maximum(peaks / np.float32(matrix.half), TINY), np.float32(1))
     wide = expand(scale, values.shape, tile)
-    error = (values - np.rint(values / wide) * wide).astype(np.float64)
+    error: Array = (values - np.rint(values / wide) * wide).astype(np.float64)
     error *= error * matrix.power[:, :, None]
     for axis in (1, 2):
         error = np.add.reduceat(error, starts[axis], axis)
@@ -213,12 +216,14 @@ def _ascending(
 def _spread(weights: Array) -> Array:
     """Return the distance between the outer quantiles of each row."""
     low, high = np.quantile(weights, QUANTILES, axis=1)
-    return high - low
+    spread: Array = high - low
+    return spread
 
 
 def _peak(weights: Array) -> Array:
     """Return the largest magnitude of each row."""
-    return np.abs(weights).max(axis=1, initial=0)
+    peak: Array = np.abs(weights).max(axis=1, initial=0)
+    return peak
 
 
 def random_order(families: Sequence[Family], seed: int) -> Orders:

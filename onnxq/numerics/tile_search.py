@@ -34,7 +34,7 @@ def cluster_order(
     families: Sequence[Family],
     starts: Sequence[Sequence[Array]],
     seed: int = 0,
-    effort: Effort = Effort(),  # noqa: B008  frozen
+    effort: Effort = Effort(),
     report: Callable[[int, float], None] = lambda _round, _total: None,
 ) -> Orders:
     """Put channels together that lose least in the same tiles.
