@@ -96,6 +96,9 @@ class Lines:
 class Family:
     """Channels that may change places with each other.
 
+    Rows and columns of one layer may be lines of the same family only if all lie in one group: only
+    then it does not matter which move first. Groups that move as a whole do so by their rows alone.
+
     Attributes:
         places: Their lines, wherever they have some; at least once.
     """
