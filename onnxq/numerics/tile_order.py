@@ -96,9 +96,6 @@ class Lines:
 class Family:
     """Channels that may change places with each other.
 
-    Rows and columns of one layer may be lines of the same family only if all lie in one group: only
-    then it does not matter which move first. Groups that move as a whole do so by their rows alone.
-
     Attributes:
         places: Their lines, wherever they have some; at least once.
     """
@@ -109,6 +106,25 @@ class Family:
     def channels(self) -> int:
         """How many there are."""
         return len(self.places[0].lines)
+
+
+def check(matrices: Sequence[TiledMatrix], families: Sequence[Family]) -> None:
+    """Refuse families whose result depends on which of them moves first.
+
+    Groups that move as a whole do so by their rows alone.
+
+    Raises:
+        ValueError: Both rows and columns of a layer can leave their group.
+    """
+    leaving: set[tuple[int, str]] = set()
+    for place in (place for family in families for place in family.places):
+        _, height, width = matrices[place.matrix].values.shape
+        group = place.lines // (height if place.side == "rows" else width)
+        if (group != group[:1]).any():
+            leaving.add((place.matrix, place.side))
+    for number in range(len(matrices)):
+        if {(number, "rows"), (number, "columns")} <= leaving:
+            raise ValueError(f"rows and columns of layer {number} leave their groups")
 
 
 def permuted(
@@ -124,8 +140,9 @@ def permuted(
         orders: One a family.
 
     Raises:
-        ValueError: An order is not one of all channels of its family.
+        ValueError: An order is not one of all channels of its family, or see `check`.
     """
+    check(matrices, families)
     rows = [np.arange(matrix.power.size) for matrix in matrices]
     columns = [np.arange(matrix.values[:, 0].size) for matrix in matrices]
     moved = set()

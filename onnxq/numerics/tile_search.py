@@ -50,6 +50,10 @@ def cluster_order(
     Returns:
         One order a family. The total is no higher than with any of the starts.
 
+    Raises:
+        ValueError: A start is no order of all channels, or rows and columns of a layer can leave
+            their groups.
+
     Source:
         ../docs/algorithms.md, "order of channels". Ours: METHODS.md sorts by one number a channel.
     """

@@ -53,6 +53,13 @@ def test_an_order_names_every_channel_once(order: list[int]) -> None:
         permuted([matrix([[1, 2]], (0, 0))], [Family(places=(columns(0, 2),))], [np.array(order)])
 
 
+def test_rows_and_columns_that_both_leave_their_groups() -> None:
+    families = [Family(places=(rows(0, 4),)), Family(places=(columns(0, 4),))]
+    orders = [np.arange(4), np.arange(4)]
+    with pytest.raises(ValueError, match="rows and columns of layer 0"):
+        permuted([matrix(np.ones((2, 2, 2)), (0, 0))], families, orders)
+
+
 def test_power_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match="power"):
         TiledMatrix(values=np.ones((1, 2, 3), np.float32), power=np.ones(2), size=(0, 0), bits=4)
