@@ -24,8 +24,10 @@ from onnxq.numerics.tile_order import (
     permuted,
     random_order,
     sort_order,
+    starting_orders,
     total,
 )
+from onnxq.numerics.tile_search import cluster_order
 from onnxq.passes.reorder_channels import reorder_channels
 from onnxq.plan import Plan
 from onnxq.tile_layout import (
@@ -185,7 +187,7 @@ def follow(model: Model, order: str) -> None:
         reorder_channels(model, channels_of(model), orders)
     except (ValueError, TypeError) as error:
         raise ModelError(
-            f"{model.path}: the order of channels the quantized model records is not for it: {error}"
+            f"{model.path}: the quantized model records an order of other channels: {error}"
         ) from error
 
 
@@ -208,8 +210,8 @@ def chosen(how: str, layout: Layout, sha256: str) -> Orders:
     if word == "sort":
         return sort_order(layout.layers, layout.families)
     if word == "cluster":
-        start = sort_order(layout.layers, layout.families)
-        return start
+        starts = starting_orders(layout.layers, layout.families)
+        return cluster_order(layout.layers, layout.families, starts)
     return _read(Path(how), layout, sha256)
 
 

@@ -58,6 +58,11 @@ class TiledMatrix:
         return self.size[0] or max(rows, 1), self.size[1] or max(columns, 1)
 
     @property
+    def grid(self) -> tuple[int, ...]:
+        """Number of matrices, of tiles along the rows and along the columns."""
+        return grid(self.values.shape, (1, *self.steps))
+
+    @property
     def half(self) -> int:
         """The largest code."""
         return int(2 ** (self.bits - 1)) - 1
@@ -103,10 +108,31 @@ class Family:
         return len(self.places[0].lines)
 
 
+def check(matrices: Sequence[TiledMatrix], families: Sequence[Family]) -> None:
+    """Refuse families whose result depends on which of them moves first.
+
+    Groups that move as a whole do so by their rows alone.
+
+    Raises:
+        ValueError: Both rows and columns of a layer can leave their group.
+    """
+    leaving: set[tuple[int, str]] = set()
+    for place in (place for family in families for place in family.places):
+        _, height, width = matrices[place.matrix].values.shape
+        group = place.lines // (height if place.side == "rows" else width)
+        if (group != group[:1]).any():
+            leaving.add((place.matrix, place.side))
+    for number in range(len(matrices)):
+        if {(number, "rows"), (number, "columns")} <= leaving:
+            raise ValueError(f"rows and columns of layer {number} leave their groups")
+
+
 def permuted(
     matrices: Sequence[TiledMatrix], families: Sequence[Family], orders: Sequence[Array]
 ) -> list[TiledMatrix]:
     """Return the layers with their channels in another order, the power of rows with them.
+
+    Shares stay, also where a column moves to a group whose inputs have another power.
 
     Args:
         matrices: The layers.
@@ -114,17 +140,23 @@ def permuted(
         orders: One a family.
 
     Raises:
-        ValueError: An order is not one of all channels of its family.
+        ValueError: An order is not one of all channels of its family, or see `check`.
     """
+    check(matrices, families)
     rows = [np.arange(matrix.power.size) for matrix in matrices]
     columns = [np.arange(matrix.values[:, 0].size) for matrix in matrices]
+    moved = set()
     for family, order in zip(families, orders, strict=True):
         if not np.array_equal(np.sort(order), np.arange(family.channels)):
             raise ValueError("an order must name every channel once")
         for place in family.places:
             source = (rows if place.side == "rows" else columns)[place.matrix]
             source[place.lines] = source[place.lines[order]]
-    return [_moved(*each) for each in zip(matrices, rows, columns, strict=True)]
+            moved.add(place.matrix)
+    return [
+        _moved(matrix, rows[i], columns[i]) if i in moved else matrix
+        for i, matrix in enumerate(matrices)
+    ]
 
 
 def _moved(matrix: TiledMatrix, rows: Array, columns: Array) -> TiledMatrix:
@@ -134,7 +166,8 @@ def _moved(matrix: TiledMatrix, rows: Array, columns: Array) -> TiledMatrix:
     turned = values.transpose(0, 2, 1).reshape(-1, height)[columns]
     values = turned.reshape(groups, width, height).transpose(0, 2, 1)
     power = matrix.power.reshape(-1)[rows].reshape(groups, height)
-    return replace(matrix, values=np.ascontiguousarray(values), power=power)
+    values = np.ascontiguousarray(values)
+    return replace(matrix, values=values, power=power, given_share=matrix.share)
 
 
 def predicted(matrix: TiledMatrix) -> Array:
@@ -153,11 +186,11 @@ def predicted(matrix: TiledMatrix) -> Array:
         peaks = np.maximum.reduceat(peaks, starts[axis], axis)
     scale = np.where(peaks > 0, np.maximum(peaks / np.float32(matrix.half), TINY), np.float32(1))
     wide = expand(scale, values.shape, tile)
-    error = (values - np.rint(values / wide) * wide).astype(np.float64)
+    error: Array = (values - np.rint(values / wide) * wide).astype(np.float64)
     error *= error * matrix.power[:, :, None]
     for axis in (1, 2):
         error = np.add.reduceat(error, starts[axis], axis)
-    assert error.shape == grid(values.shape, tile)
+    assert error.shape == matrix.grid
     return error
 
 
@@ -178,6 +211,13 @@ def sort_order(matrices: Sequence[TiledMatrix], families: Sequence[Family]) -> O
     return [_ascending(matrices, family, _spread) for family in families]
 
 
+def starting_orders(matrices: Sequence[TiledMatrix], families: Sequence[Family]) -> list[Orders]:
+    """Return orders worth a search from there: none, that of `sort_order`, by largest magnitude."""
+    peaks = [_ascending(matrices, family, _peak) for family in families]
+    none = [np.arange(family.channels) for family in families]
+    return [none, sort_order(matrices, families), peaks]
+
+
 def _ascending(
     matrices: Sequence[TiledMatrix], family: Family, key: Callable[[Array], Array]
 ) -> Array:
@@ -196,17 +236,14 @@ def _ascending(
 def _spread(weights: Array) -> Array:
     """Return the distance between the outer quantiles of each row."""
     low, high = np.quantile(weights, QUANTILES, axis=1)
-    return high - low
+    spread: Array = high - low
+    return spread
 
 
 def _peak(weights: Array) -> Array:
     """Return the largest magnitude of each row."""
-    return np.abs(weights).max(axis=1, initial=0)
-
-
-def _rms(weights: Array) -> Array:
-    """Return the root mean square of each row."""
-    return np.sqrt(np.square(weights).mean(axis=1))
+    peak: Array = np.abs(weights).max(axis=1, initial=0)
+    return peak
 
 
 def random_order(families: Sequence[Family], seed: int) -> Orders:
