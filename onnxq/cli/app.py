@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from onnxq.cli.anneal import anneal
 from onnxq.cli.calibrate import calibrate
 from onnxq.cli.compare import compare
 from onnxq.cli.console import guarded
@@ -25,6 +26,7 @@ app.command("calibrate")(guarded(calibrate))
 app.command("merge")(guarded(merge))
 app.command("quantize")(guarded(quantize))
 app.command("tune")(guarded(tune))
+app.command("anneal")(guarded(anneal))
 app.command("compare")(guarded(compare))
 app.command("inspect")(guarded(inspect))
 app.command("list")(guarded(listing))

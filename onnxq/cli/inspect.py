@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from onnxq.cli import options
-from onnxq.cli.recipe_flags import RecipeFlags, spelled
+from onnxq.cli.recipe_flags import RecipeFlags
+from onnxq.cli.spelling import spelled
 
 
 @spelled

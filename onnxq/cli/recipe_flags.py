@@ -1,10 +1,7 @@
 """The flags that say how to quantize, spelled once for all commands that take them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import wraps
-from inspect import Parameter, Signature, signature
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 
@@ -202,30 +199,3 @@ class RecipeFlags:
         ),
     ] = None
     recipe: options.RecipeFile = None
-
-
-def spelled(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command that takes `RecipeFlags` as one value be called with each flag by name."""
-    names = [flag.name for flag in fields(RecipeFlags)]
-    taken = signature(command).parameters.values()
-    (together,) = (each.name for each in taken if each.annotation is RecipeFlags)
-    parameters = [each for one in taken for each in _spelled(one)]
-
-    @wraps(command)
-    def run(**values: Any) -> None:
-        flags = RecipeFlags(**{name: values.pop(name) for name in names})
-        command(**values, **{together: flags})
-
-    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in parameters}
-    return run
-
-
-def _spelled(parameter: Parameter) -> list[Parameter]:
-    """Return the parameters in whose place one stands."""
-    if parameter.annotation is not RecipeFlags:
-        return [parameter.replace(kind=Parameter.KEYWORD_ONLY)]
-    return [
-        Parameter(flag.name, Parameter.KEYWORD_ONLY, default=flag.default, annotation=flag.type)
-        for flag in fields(RecipeFlags)
-    ]

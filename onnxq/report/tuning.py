@@ -18,12 +18,8 @@ def tuned_tables(result: Tuned) -> Iterator[Table | str]:
     moved = [move for move in result.moves if move.before != move.after]
     if moved:
         yield _moved(moved)
-    table = Table()
-    for heading in (result.metric, "samples", "float", "before", "tuned", "change", "SQNR dB"):
-        table.add_column(heading, justify="left" if heading == result.metric else "right")
-    for name, side in (("tuned on", result.kept), ("not tuned on", result.held)):
-        table.add_row(name, *_row(side))
-    yield table
+    sides = {"tuned on": result.kept, "not tuned on": result.held}
+    yield sides_table(result.metric, "tuned", sides)
     ran, whole = result.runs
     yield (
         f"{len(result.moves)} tensors, {result.evaluations} candidates in {result.seconds:.1f} s; "
@@ -36,6 +32,22 @@ def tuned_tables(result: Tuned) -> Iterator[Table | str]:
     elif result.held.gain.difference < 0:
         yield "warning: the tuned model scores worse on the samples it was not tuned on"
     yield f"recipe: {result.recipe_path}"
+
+
+def sides_table(metric: str, after: str, sides: Mapping[str, Side]) -> Table:
+    """Return the scores on several sets of samples, before and after a search.
+
+    Args:
+        metric: Its name.
+        after: What the model is called afterwards.
+        sides: By what the samples are called.
+    """
+    table = Table()
+    for heading in (metric, "samples", "float", "before", after, "change", "SQNR dB"):
+        table.add_column(heading, justify="left" if heading == metric else "right")
+    for name, side in sides.items():
+        table.add_row(name, *_row(side))
+    return table
 
 
 def _moved(moves: Sequence[Move]) -> Table:
@@ -83,8 +95,8 @@ def tuned_dict(result: Tuned) -> dict[str, Any]:
         "recipe": str(result.recipe_path),
         "metric": result.metric,
         "improved": result.improved,
-        "tuned_on": _side_dict(result.kept),
-        "not_tuned_on": _side_dict(result.held),
+        "tuned_on": side_dict(result.kept, "tuned"),
+        "not_tuned_on": side_dict(result.held, "tuned"),
         "tensors": [_move_dict(move) for move in result.moves],
         "evaluations": result.evaluations,
         "batches": {"run": result.runs[0], "without_giving_up": result.runs[1]},
@@ -93,19 +105,24 @@ def tuned_dict(result: Tuned) -> dict[str, Any]:
     }
 
 
-def _side_dict(side: Side) -> dict[str, Any]:
-    """Return the scores of one set of samples, each change with its 95 % interval."""
+def side_dict(side: Side, name: str) -> dict[str, Any]:
+    """Return the scores of one set of samples, each change with its 95 % interval.
+
+    Args:
+        side: The scores.
+        name: What the model is called afterwards.
+    """
     before, after = side.similarities
     return {
         "samples": side.samples,
         "float": side.before.before,
         "before": side.before.after,
-        "tuned": side.after.after,
+        name: side.after.after,
         "loss_before": _change(side.before),
-        "loss_tuned": _change(side.after),
+        f"loss_{name}": _change(side.after),
         "gain": _change(side.gain),
-        "sqnr_db": {"before": number(before.sqnr), "tuned": number(after.sqnr)},
-        "cosine": {"before": number(before.cosine), "tuned": number(after.cosine)},
+        "sqnr_db": {"before": number(before.sqnr), name: number(after.sqnr)},
+        "cosine": {"before": number(before.cosine), name: number(after.cosine)},
     }
 
 

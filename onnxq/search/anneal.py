@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxq import pipeline
 from onnxq.drafting import Draft, draft
-from onnxq.errors import Interrupted, ModelError
+from onnxq.errors import Interrupted, ModelError, UsageError
 from onnxq.files import check_target, staged
 from onnxq.graph import io
 from onnxq.graph.chain import Chain
@@ -88,16 +88,14 @@ class AnnealProgress:
     Attributes:
         done: Swaps tried so far.
         total: Swaps in all.
-        score: The score now.
-        best: The best so far.
-        accepted: Swaps accepted.
+        score: The best score so far.
+        name: The score now, and how many swaps were accepted.
     """
 
     done: int
     total: int
     score: float
-    best: float
-    accepted: int
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +192,8 @@ class Annealing:
                     AnnealProgress(
                         done=self.done,
                         total=self._cooling.swaps,
-                        score=self.bench.now.score,
-                        best=self.best,
-                        accepted=self.accepted,
+                        score=self.best,
+                        name=f"now {self.bench.now.score:.5f}, {self.accepted} accepted",
                     )
                 )
                 if not going:
@@ -287,6 +284,29 @@ def _tiles(arrangement: Arrangement, number: int) -> Array:
         group, line = np.divmod(place.lines, size)
         found.append(group * size + line // step)
     return np.concatenate(found, axis=1)
+
+
+def threshold_of(accept: str) -> float | None:
+    """Read a rule of acceptance, ``metropolis`` or ``threshold:P``.
+
+    Returns:
+        The threshold, None for the other rule.
+
+    Raises:
+        UsageError: It is none of the two, or P is not between 0 and 1.
+    """
+    word, _, number = accept.partition(":")
+    if accept == "metropolis":
+        return None
+    try:
+        found = float(number) if word == "threshold" else 0.0
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= 1:
+        raise UsageError(
+            f"--accept {accept!r}: write metropolis, or threshold:P with P between 0 and 1"
+        )
+    return found
 
 
 def order_path(output: Path) -> Path:

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from onnxq.cli.common import recipe_of
-from onnxq.cli.recipe_flags import RecipeFlags, spelled
+from onnxq.cli.recipe_flags import RecipeFlags
+from onnxq.cli.spelling import spelled
 from onnxq.errors import RecipeError, UnknownNameError, UsageError
 from onnxq.ranges import range_algorithm
 from onnxq.ranges.outlier_var import OutlierVar
