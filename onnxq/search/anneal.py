@@ -144,9 +144,21 @@ class Annealing:
     """
 
     def __init__(
-        self, arrangement: Arrangement, exam: Exam, cooling: Cooling, runtime: Runtime
+        self,
+        arrangement: Arrangement,
+        exam: Exam,
+        cooling: Cooling,
+        runtime: Runtime,
+        bench: Any = None,
     ) -> None:
         """Score the order to begin with.
+
+        Args:
+            arrangement: Where every channel stands.
+            exam: What to score it on.
+            cooling: How to anneal.
+            runtime: How to run models.
+            bench: Scores swaps in another way.
 
         Raises:
             ModelError: Nothing that changes places would change a tile.
@@ -162,7 +174,9 @@ class Annealing:
         proto, folder = io.sync(arrangement.model), arrangement.model.path.parent
         self.chain = Chain(proto, folder, replace(runtime, threads=1, fuse=False))
         workers = cooling.workers or os.cpu_count() or 1
-        self.bench = Bench(self.chain, exam, workers=workers, drop=cooling.drop, ordered=False)
+        self.bench = bench or Bench(
+            self.chain, exam, workers=workers, drop=cooling.drop, ordered=False
+        )
         self._rng = np.random.default_rng(cooling.seed)
         self.best = self.start = self.bench.now.score
         self.orders = [order.copy() for order in arrangement.orders]
@@ -187,7 +201,7 @@ class Annealing:
         until += self._cooling.seconds or 0.0
         try:
             while self.done < self._cooling.swaps and time.monotonic() < until:
-                going = self._step()
+                going = self.step()
                 report(
                     AnnealProgress(
                         done=self.done,
@@ -205,7 +219,7 @@ class Annealing:
                 raise
             raise Interrupted(f"go on with --resume: {self._cooling.checkpoint}") from None
 
-    def _step(self) -> bool:
+    def step(self) -> bool:
         """Try one swap; say whether to go on."""
         family, pair = self._proposed()
         draw = max(float(self._rng.random()), TINY)

@@ -48,7 +48,11 @@ class Arrangement:
     Attributes:
         layout: What may change places; orders are relative to where the draft has it.
         orders: One a family.
+        weights: What is asked of each quantized weight, by first output of its node and index.
+        values: Float constants that may change, by name.
         model: The model to measure, in the order of the draft.
+        names: What it calls the weights.
+        read: The tensors its nodes read.
     """
 
     def __init__(self, made: Draft, layout: Layout, channels: Channels | None) -> None:
@@ -61,26 +65,26 @@ class Arrangement:
         """
         self.layout, self._channels = layout, channels
         self.orders = [np.arange(family.channels) for family in layout.families]
-        self._plans = {
+        self.weights = {
             (node.output, weight.index): weight
             for node in made.plan.nodes.values()
             for weight in node.weights
         }
         tensors = made.prepared.graph.tensors()
-        names = {weight.name for weight in self._plans.values()}
+        names = {weight.name for weight in self.weights.values()}
         names |= set(channels.constants) if channels else set()
-        self._values = {name: array_of(tensors[name]) for name in names}
+        self.values = {name: array_of(tensors[name]) for name in names}
         self.model = io.copied(made.prepared)
-        self._used = self._measured(made)
-        self._read = {tensor.name for node in self.model.graph.nodes for tensor in node.inputs}
+        self.names = self._measured(made)
+        self.read = {tensor.name for node in self.model.graph.nodes for tensor in node.inputs}
 
     def _measured(self, made: Draft) -> dict[Key, str]:
         """Turn the model into the one to measure; return the names of its weights."""
         names, found = Names(self.model), {}
         nodes = {node.outputs[0].name: node for node in self.model.graph.nodes if node.outputs}
-        for key, weight in self._plans.items():
+        for key, weight in self.weights.items():
             found[key] = names.new(f"{weight.name}_used")
-            values = rounded(weight, self._values[weight.name])
+            values = rounded(weight, self.values[weight.name])
             nodes[key[0]].inputs[key[1]] = constant(found[key], values)
         if made.plan.activations:
             plans = {o: replace(n, weights=(), bias=None) for o, n in made.plan.nodes.items()}
@@ -96,12 +100,12 @@ class Arrangement:
             weights = self._turned(family, pair)
         else:
             floats = self._moved(self._channels, family, pair)
-            weights = {key: each for key, each in self._plans.items() if each.name in floats}
+            weights = {key: each for key, each in self.weights.items() if each.name in floats}
         used = {
-            self._used[key]: rounded(each, floats.get(each.name, self._values[each.name]))
+            self.names[key]: rounded(each, floats.get(each.name, self.values[each.name]))
             for key, each in weights.items()
         }
-        others = {name: values for name, values in floats.items() if name in self._read}
+        others = {name: values for name, values in floats.items() if name in self.read}
         return Swap(
             family=family, pair=pair, floats=floats, weights=weights, used={**others, **used}
         )
@@ -111,7 +115,7 @@ class Arrangement:
         orders = [np.arange(len(each)) for each in channels.movers.families]
         orders[self.layout.of[family]][list(pair)] = pair[::-1]
         return {
-            name: permuted(self._values[name], channels.constants[name][0].view, indices)
+            name: permuted(self.values[name], channels.constants[name][0].view, indices)
             for name, indices in channels.reordered(orders).items()
         }
 
@@ -119,7 +123,7 @@ class Arrangement:
         """Return the one weight of which two rows or columns have changed places."""
         (place,) = self.layout.families[family].places
         key = list(self.layout.weights)[place.matrix]
-        weight = self._plans[key]
+        weight = self.weights[key]
         view = weight.spec.matrix
         assert view is not None
         name = "row_order" if place.side == "rows" else "column_order"
@@ -146,8 +150,8 @@ class Arrangement:
         """Make a swap last."""
         order = self.orders[swap.family]
         order[list(swap.pair)] = order[list(swap.pair[::-1])]
-        self._values.update(swap.floats)
-        self._plans.update(swap.weights)
+        self.values.update(swap.floats)
+        self.weights.update(swap.weights)
 
 
 def rounded(weight: WeightPlan, values: Array) -> Array:
