@@ -12,6 +12,7 @@ from onnxq.numerics.tiles import expand
 from onnxq.types import Array, IntType, QuantParams, QuantSpec, Range
 
 TINY = np.float32(2.0**-126)  # smallest normal float32: a smaller scale would be flushed to 0
+EXACT_BITS = 16  # sums of codes this wide and zero points are exact in float32
 
 
 def params_of(chosen: Range, spec: QuantSpec) -> QuantParams:
@@ -100,5 +101,15 @@ def dequantize(codes: Array, params: QuantParams) -> Array:
 
 
 def fake_quantize(real: Array, params: QuantParams) -> Array:
-    """Quantize, then dequantize: float32 values on the grid of the parameters."""
-    return dequantize(quantize(real, params), params)
+    """Quantize, then dequantize: float32 values on the grid of the parameters.
+
+    The same as `dequantize` of `quantize`, without going through integers.
+    """
+    kind = np.float32 if params.dtype.bits <= EXACT_BITS else np.float64
+    seen = np.ascontiguousarray(matrices(real, params.matrix), np.float32)
+    scale = expand(params.scale, seen.shape, params.tile)
+    zero_point = expand(params.zero_point.astype(kind), seen.shape, params.tile)
+    with np.errstate(over="ignore"):
+        codes = np.rint(seen / scale).astype(kind, copy=False)
+    codes = np.clip(codes + zero_point, params.dtype.qmin, params.dtype.qmax) - zero_point
+    return restored(codes.astype(np.float32, copy=False) * scale, params.matrix, real.shape)

@@ -47,7 +47,7 @@ def expand(values: Array, shape: tuple[int, ...], tile: Tile) -> Array:
         raise ValueError(f"values of shape {values.shape} for a grid {grid(shape, tile)}")
     for axis, (size, step) in enumerate(zip(shape, tile, strict=False)):  # no tile, no axes
         if values.shape[axis] > 1 and step > 1:
-            values = np.repeat(values, step, axis=axis).take(range(size), axis=axis)
+            values = np.repeat(values, step, axis=axis)[(slice(None),) * axis + (slice(size),)]
     return values
 
 

@@ -126,3 +126,12 @@ def test_the_ends_of_a_range_are_represented(drawn: strategies.Drawn, spec: Quan
     params = params_of(chosen, spec)
     ends = np.array([chosen.lo, chosen.hi], np.float32)
     assert np.abs(fake_quantize(ends, params) - ends).max() <= params.scale * (1 + 1e-4)
+
+
+@given(strategies.tiled(), strategies.specs(most=32))
+def test_fake_quantizing_is_codes_and_back(tiled: tuple[Array, Tile], spec: QuantSpec) -> None:
+    array, tile = tiled
+    params = tile_params(array, tile, spec)
+    np.testing.assert_array_equal(
+        fake_quantize(array, params), dequantize(quantize(array, params), params)
+    )
