@@ -23,7 +23,7 @@ from onnxq.feeds import Batch
 from onnxq.files import check_target, staged
 from onnxq.graph import io
 from onnxq.graph.io import Model
-from onnxq.graph.opset import lowest_onnxruntime
+from onnxq.graph.opset import lowest_onnxruntime, raise_opset
 from onnxq.graph.session import Runtime, Session
 from onnxq.layers import Layer, rank
 from onnxq.metrics.answers import Metric
@@ -133,25 +133,22 @@ def _write_table(path: Path, emitted: Emitted) -> None:
         np.savez(arrays, allow_pickle=False, **emitted.arrays)
 
 
-def _prepared(path: Path, order: str) -> Model:
+def _prepared(path: Path, quantized: Model) -> Model:
     """Load a float model as quantizing sees it: what it inlines has layers to compare.
 
     Args:
         path: The model.
-        order: Which the channels of the quantized model are in, as it records it, or nothing.
+        quantized: What became of it; records the order of its channels if that is another.
     """
     model = io.load(path)
     prepare(model)
-    if order:
-        follow(model, order)
+    entries = {entry.key: entry.value for entry in quantized.proto.metadata_props}
+    if ORDER in entries:  # counted through the model as it was when it was quantized
+        if model.opset < quantized.opset:
+            model = raise_opset(model, quantized.opset)
+        follow(model, entries[ORDER])
     io.sync(model)
     return model
-
-
-def _order_of(model: Model) -> str:
-    """Return the order of channels a quantized model records, or nothing."""
-    entries = {entry.key: entry.value for entry in model.proto.metadata_props}
-    return entries.get(ORDER, "")
 
 
 def _worst(
@@ -162,7 +159,7 @@ def _worst(
         return ()
     try:
         after = io.load(result)
-        return tuple(rank(_prepared(model, _order_of(after)), after, samples, runtime))
+        return tuple(rank(_prepared(model, after), after, samples, runtime))
     except ModelError as error:  # the result stands without it
         log.info("the layers cannot be ranked: %s", error)
         return ()
@@ -235,7 +232,7 @@ def compare(  # noqa: PLR0913 - what to measure is a keyword each
     layers = None
     if measure_layers:
         after = io.load(quantized)
-        before = _prepared(reference, _order_of(after))
+        before = _prepared(reference, after)
         layers = tuple(rank(before, after, batches_of(source, sessions[0]), runtime))
     return Compared(
         comparison=found,

@@ -306,7 +306,8 @@ def _check_reorder(text: str) -> None:
     Raises:
         UnknownNameError: It is not.
     """
-    if not re.fullmatch("|".join(REORDERS) + "|random:[0-9]{1,9}", text) and "." not in text:
+    known = re.fullmatch("|".join(REORDERS) + "|random:[0-9]{1,9}", text)
+    if not known and not re.search(r"[./\\]", text):
         raise UnknownNameError("reorder", text, (*REORDERS, "random:SEED", "FILE.json"))
 
 

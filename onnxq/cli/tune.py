@@ -115,7 +115,13 @@ def tune(
     from rich.markup import escape  # noqa: PLC0415
 
     from onnxq import pipeline, table_file  # noqa: PLC0415
-    from onnxq.cli.common import metric_of, recipe_of, runtime_of, source_of  # noqa: PLC0415
+    from onnxq.cli.common import (  # noqa: PLC0415
+        check_order,
+        metric_of,
+        recipe_of,
+        runtime_of,
+        source_of,
+    )
     from onnxq.cli.console import Screen  # noqa: PLC0415
     from onnxq.files import check_target  # noqa: PLC0415
     from onnxq.metrics.unlabelled import Cosine  # noqa: PLC0415
@@ -133,6 +139,7 @@ def tune(
     for target in written:
         check_target(target, [model, *given])
     recipe, runtime = recipe_of(asked), runtime_of(provider, threads, custom_ops)
+    check_order(recipe)
     data_option = [*(data_option or []), *([f"labels={labels}"] if labels else [])]
     cut = batch_size, samples, None
     source = source_of(data, reader, data_option, import_path, cut)
