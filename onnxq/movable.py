@@ -10,7 +10,7 @@ from onnxq.graph.coupling import Channels
 from onnxq.plan import Plan, WeightPlan
 from onnxq.tile_layout import Layout, Side, sides_of
 
-ONE_TILE = "every layer has its channels on one tile"
+ONE_TILE = "every tile or block would hold the same weights"
 SINGLE = "there is only one"
 UNKNOWN = "no operator says which they are"
 
@@ -98,10 +98,11 @@ def _layers(plan: Plan, layout: Layout, channels: Channels) -> Iterator[LayerRea
 def _reach(weight: WeightPlan, side: Side, channels: Channels, family: Sequence[int]) -> Reach:
     """Return how far the lines of one side of a weight can move."""
     found = [sides_of(axes, weight) for axes in channels.constants.get(weight.name, ())]
-    own = [np.unique(sides[side]) for sides in found if side in sides]
+    own = [sides for sides in found if list(sides) == [side]]
+    own = own or [sides for sides in found if side in sides]  # channels that are groups
     stays: Counter[str] = Counter()
     moves: Counter[int] = Counter()
-    for atom in np.concatenate([np.empty(0, np.int64), *own]).tolist():
+    for atom in {each for sides in own for each in sides[side].ravel().tolist()}:
         if family[atom] < 0:
             stays[channels.movers.stays[atom]] += 1
         else:

@@ -119,7 +119,8 @@ def _on_tiles(plan: Plan) -> dict[Key, WeightPlan]:
     weights, what = tiled(plan), plan.recipe.reorder or "the order of channels"
     if not weights:
         raise RecipeError(
-            f"reorder {what}: target {plan.target.name} has no weights on tiles or in blocks here"
+            f"reorder {what}: target {plan.target.name} has no weights on tiles or in blocks here: "
+            "use --target crossbar, or --weight-granularity block:N"
         )
     if mode_of(plan) == JOINT and plan.channels:
         raise RecipeError(

@@ -119,7 +119,7 @@ def _reach(reach: Reach) -> str:
     """Say how many channels move, how many stay, and the most frequent reason for that."""
     told = [f"{count} move (family {number})" for number, count in reach.moves.items()]
     if reach.idle:
-        told.append(f"{reach.idle} could move, but lie on one tile")
+        told.append(f"{reach.idle} could move, but no tile would change")
     if reach.stays:
         most = max(reach.stays, key=reach.stays.__getitem__)
         told.append(f"{sum(reach.stays.values())} stay: {most}" if told else f"stay: {most}")
