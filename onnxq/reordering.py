@@ -28,7 +28,6 @@ from onnxq.numerics.tile_order import (
     starting_orders,
     total,
 )
-from onnxq.numerics.tile_search import cluster_order
 from onnxq.passes.reorder_channels import reorder_channels
 from onnxq.plan import Plan, WeightPlan
 from onnxq.recipe import Recipe
@@ -249,6 +248,10 @@ def chosen(how: str, layout: Layout, sha256: str, mode: str) -> Orders:
     if word == "sort":
         return sort_order(layout.layers, layout.families)
     if word == "cluster":
+        from onnxq.numerics.tile_search import (  # noqa: PLC0415  the compiler is slow to load
+            cluster_order,
+        )
+
         starts = starting_orders(layout.layers, layout.families)
         return cluster_order(layout.layers, layout.families, starts)
     orders = _read(Path(how), sha256, mode)

@@ -108,7 +108,7 @@ def jointly(
 def _noticed(layer: TiledMatrix, side: Side) -> bool:
     """Say whether tiles lose another amount with the lines of a layer in another order."""
     axis = SIDES.index(side)
-    return 1 < layer.steps[axis] < layer.values.shape[axis + 1]
+    return 1 < layer.steps[axis] < int(layer.values.shape[axis + 1])
 
 
 def sides_of(axes: Axes, weight: WeightPlan) -> dict[Side, Array]:
@@ -123,7 +123,7 @@ def sides_of(axes: Axes, weight: WeightPlan) -> dict[Side, Array]:
     assert view is not None
     atoms = np.broadcast_to(axes.atoms, axes.view).reshape(view.split)
     found: dict[Side, Array] = {}
-    for side, axis in (("rows", view.columns), ("columns", view.rows)):
+    for side, axis in zip(SIDES, (view.columns, view.rows), strict=True):
         first = atoms[tuple(slice(0, 1 if i in axis else None) for i in range(atoms.ndim))]
         order = (*view.groups, *view.rows, *view.columns)
         found[side] = first.transpose(order).reshape(view.shape[0], -1)

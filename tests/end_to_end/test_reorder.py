@@ -10,7 +10,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner, Result
 
-from onnxq import table_file
+from onnxq import reordering, table_file
 from onnxq.cli.app import app
 from onnxq.feeds import Batch
 from onnxq.graph.io import load, sync
@@ -308,7 +308,7 @@ def without_recipe(path: Path) -> bytes:
     """Return a model without how it was asked for."""
     proto = onnx.load(path)
     (recipe,) = (entry for entry in proto.metadata_props if entry.key == "onnxq.recipe")
-    recipe.value = re.sub(r'"reorder": "[a-z]*"', "", recipe.value)
+    recipe.value = re.sub(r'"reorder": "[a-z0-9:]*"', "", recipe.value)
     return proto.SerializeToString(deterministic=True)
 
 
@@ -328,6 +328,23 @@ def test_where_everything_stays_the_reason_is_told(tmp_path: Path) -> None:
     told = done("inspect", model, "--plan", "--target", "crossbar", "--crossbar", "16x16",
                 "--reorder", "sort")  # fmt: skip
     assert "nothing can change places: model output 'y'" in told
+
+
+def test_channels_go_back_if_the_model_then_computes_something_else(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reordering, "SAME", 1000.0)
+    models, report = [], tmp_path / "report.json"
+    for how in ("none", "random:1"):
+        output = tmp_path / f"{how[:4]}.onnx"
+        told = done("quantize", MODEL, "--calib", table, "-o", output, *CROSSBAR, "--reorder", how,
+                    "--json", report)  # fmt: skip
+        models.append(without_recipe(output))
+    assert "warning: the channels keep their order: output 'logits' changed (SQNR 1" in told
+    assert models[0] == models[1]
+    found = json.loads(report.read_text())["reordering"]
+    assert "'logits' changed" in found["refused"]
+    assert found["predicted_noise"]["before"] == found["predicted_noise"]["after"]
 
 
 # --- what inspect says
