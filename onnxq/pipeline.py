@@ -29,7 +29,7 @@ from onnxq.layers import Layer, rank
 from onnxq.metrics.answers import Metric
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan
-from onnxq.recipe import Recipe, dumps
+from onnxq.recipe import Recipe, dumps, order_file
 from onnxq.reordering import Reordering, follow, recorded
 from onnxq.results import SIDECARS, Compared, Quantized
 from onnxq.sources import Source, batches_of
@@ -91,7 +91,8 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
         OutputError: The output cannot be written, or is an input.
     """
     runtime, limits = runtime or Runtime(), limits or Limits()
-    inputs = io.files_of(model)
+    order = order_file(recipe.reorder)
+    inputs = [*io.files_of(model), *([order] if order else [])]
     for suffix in ("", ".data", *SIDECARS):
         check_target(output.with_name(f"{output.name}{suffix}"), inputs)
     made = draft(model, table, recipe, max_opset=limits.max_opset, runtime=runtime)

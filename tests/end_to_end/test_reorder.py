@@ -267,6 +267,15 @@ def test_files_that_are_no_orders(text: str, table: Path, tmp_path: Path) -> Non
     assert "not an order of onnxq" in " ".join(told.output.split())
 
 
+def test_an_order_is_not_overwritten(table: Path, tmp_path: Path) -> None:
+    order = written(tmp_path)
+    output = order.with_suffix("")  # its map would be order.json
+    told = invoke("quantize", MODEL, "--calib", table, "-o", output, *CROSSBAR, "--reorder", order)
+    assert told.exit_code == 8, told.output
+    assert "would replace the input" in " ".join(told.output.split())
+    assert json.loads(order.read_text())["format"] == FORMAT
+
+
 def test_orders_need_samples(tmp_path: Path) -> None:
     table = tmp_path / "t.calib"
     done("calibrate", MODEL, "--data", DATA, "--samples", 8, "--keep-samples", 0, "-o", table)
