@@ -16,7 +16,7 @@ from onnxq.passes import PassReport
 from onnxq.plan import Plan
 from onnxq.planning import plan_model
 from onnxq.recipe import Recipe
-from onnxq.reordering import Reordering, reordered
+from onnxq.reordering import Reordering, is_reordered, reordered
 from onnxq.table import CalibrationTable
 from onnxq.tile_scales import searched
 from onnxq.types import QuantParams, TensorStats
@@ -87,7 +87,7 @@ def draft(
     reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
     _check_function(prepared, reference, samples, runtime)
     corrected, fit, moved = 0, samples[::2], None
-    if recipe.reorder not in (None, "none"):
+    if is_reordered(recipe):
         _check_samples("reorder", fit)
         plan, moved = reordered(prepared, plan, fit, runtime)
     activations, weights = activation_params(plan, seen), weight_params(plan, prepared)

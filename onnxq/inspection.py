@@ -11,12 +11,14 @@ from onnxq.emit.qdq import required_opset
 from onnxq.graph import io
 from onnxq.graph.query import tensor_types
 from onnxq.graph.summary import Summary, multiply_adds, summarize
+from onnxq.movable import Movable
 from onnxq.passes import PassReport
 from onnxq.passes.hoist_constants import hoist_constants
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, resolve
 from onnxq.planning import check_size
 from onnxq.recipe import Recipe
+from onnxq.reordering import is_reordered, reach_of
 from onnxq.targets import target
 
 
@@ -30,6 +32,7 @@ class Planned:
         needs: What needs that operator set.
         macs: Label of a node to its multiply-adds, None where the shapes do not tell.
         passes: What the structural passes did before.
+        reach: What an order of the channels can change; None where none was asked for.
     """
 
     plan: Plan
@@ -37,6 +40,7 @@ class Planned:
     needs: str
     macs: Mapping[str, int | None]
     passes: tuple[PassReport, ...]
+    reach: Movable | None = None
 
     @property
     def covered(self) -> float | None:
@@ -79,4 +83,5 @@ def planned(path: Path, recipe: Recipe) -> Planned:
         needs=needs if needed > before else "",
         macs=multiply_adds(model, tensor_types(model)),
         passes=tuple(passes),
+        reach=reach_of(model, plan) if is_reordered(recipe) else None,
     )

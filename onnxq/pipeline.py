@@ -23,13 +23,13 @@ from onnxq.feeds import Batch
 from onnxq.files import check_target, staged
 from onnxq.graph import io
 from onnxq.graph.io import Model
-from onnxq.graph.opset import lowest_onnxruntime
+from onnxq.graph.opset import lowest_onnxruntime, raise_opset
 from onnxq.graph.session import Runtime, Session
 from onnxq.layers import Layer, rank
 from onnxq.metrics.answers import Metric
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan
-from onnxq.recipe import Recipe, dumps
+from onnxq.recipe import Recipe, dumps, order_file
 from onnxq.reordering import Reordering, follow, recorded
 from onnxq.results import SIDECARS, Compared, Quantized
 from onnxq.sources import Source, batches_of
@@ -91,7 +91,8 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
         OutputError: The output cannot be written, or is an input.
     """
     runtime, limits = runtime or Runtime(), limits or Limits()
-    inputs = io.files_of(model)
+    order = order_file(recipe.reorder)
+    inputs = [*io.files_of(model), *([order] if order else [])]
     for suffix in ("", ".data", *SIDECARS):
         check_target(output.with_name(f"{output.name}{suffix}"), inputs)
     made = draft(model, table, recipe, max_opset=limits.max_opset, runtime=runtime)
@@ -133,25 +134,22 @@ def _write_table(path: Path, emitted: Emitted) -> None:
         np.savez(arrays, allow_pickle=False, **emitted.arrays)
 
 
-def _prepared(path: Path, order: str) -> Model:
+def _prepared(path: Path, quantized: Model) -> Model:
     """Load a float model as quantizing sees it: what it inlines has layers to compare.
 
     Args:
         path: The model.
-        order: Which the channels of the quantized model are in, as it records it, or nothing.
+        quantized: What became of it; records the order of its channels if that is another.
     """
     model = io.load(path)
     prepare(model)
-    if order:
-        follow(model, order)
+    entries = {entry.key: entry.value for entry in quantized.proto.metadata_props}
+    if ORDER in entries:  # counted through the model as it was when it was quantized
+        if model.opset < quantized.opset:
+            model = raise_opset(model, quantized.opset)
+        follow(model, entries[ORDER])
     io.sync(model)
     return model
-
-
-def _order_of(model: Model) -> str:
-    """Return the order of channels a quantized model records, or nothing."""
-    entries = {entry.key: entry.value for entry in model.proto.metadata_props}
-    return entries.get(ORDER, "")
 
 
 def _worst(
@@ -162,7 +160,7 @@ def _worst(
         return ()
     try:
         after = io.load(result)
-        return tuple(rank(_prepared(model, _order_of(after)), after, samples, runtime))
+        return tuple(rank(_prepared(model, after), after, samples, runtime))
     except ModelError as error:  # the result stands without it
         log.info("the layers cannot be ranked: %s", error)
         return ()
@@ -235,7 +233,7 @@ def compare(  # noqa: PLR0913 - what to measure is a keyword each
     layers = None
     if measure_layers:
         after = io.load(quantized)
-        before = _prepared(reference, _order_of(after))
+        before = _prepared(reference, after)
         layers = tuple(rank(before, after, batches_of(source, sessions[0]), runtime))
     return Compared(
         comparison=found,

@@ -164,8 +164,7 @@ class Recipe:
             value = getattr(self, key)
             if value is not None and value not in words:
                 raise UnknownNameError(key, value, words)
-        if self.reorder is not None:
-            _check_reorder(self.reorder)
+        order_file(self.reorder)
         if self.crossbar is not None:
             try:
                 crossbar_size(self.crossbar)
@@ -300,14 +299,17 @@ def crossbar_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _check_reorder(text: str) -> None:
-    """Refuse what is neither a known order nor, by its look, a file.
+def order_file(reorder: str | None) -> Path | None:
+    """Return the file an order is read from, if it is not one of the known words.
 
     Raises:
-        UnknownNameError: It is not.
+        UnknownNameError: It is neither a known word nor, by its look, a file.
     """
-    if not re.fullmatch("|".join(REORDERS) + "|random:[0-9]{1,9}", text) and "." not in text:
-        raise UnknownNameError("reorder", text, (*REORDERS, "random:SEED", "FILE.json"))
+    if reorder is None or re.fullmatch("|".join(REORDERS) + "|random:[0-9]{1,9}", reorder):
+        return None
+    if not re.search(r"[./\\]", reorder):
+        raise UnknownNameError("reorder", reorder, (*REORDERS, "random:SEED", "FILE.json"))
+    return Path(reorder)
 
 
 def _node_rule(content: Any, number: int) -> NodeRule:

@@ -6,7 +6,7 @@ Layout ─┬─ an order by name, or from a file ─┬─ jointly: other const
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from onnxq.feeds import Batch
 from onnxq.graph.coupling import Channels, channels_of
 from onnxq.graph.io import Model
 from onnxq.graph.session import Recorded, Runtime, Session
+from onnxq.movable import Movable, movable
 from onnxq.numerics.tile_order import (
     Orders,
     permuted,
@@ -27,10 +28,11 @@ from onnxq.numerics.tile_order import (
     starting_orders,
     total,
 )
-from onnxq.numerics.tile_search import cluster_order
 from onnxq.passes.reorder_channels import reorder_channels
-from onnxq.plan import Plan
+from onnxq.plan import Plan, WeightPlan
+from onnxq.recipe import Recipe
 from onnxq.tile_layout import (
+    Key,
     Layout,
     independently,
     jointly,
@@ -63,7 +65,8 @@ class Reordering:
         after: The same in the order that was chosen.
         moved: The order of every family of channels of the model, as
             `onnxq.passes.reorder_channels` takes them; nothing if it keeps its own.
-        refused: Why the model kept its order, or nothing.
+        refused: Why the model kept its order although channels could move, or nothing.
+        nothing: Why nothing can change places, or nothing.
     """
 
     how: str
@@ -75,6 +78,12 @@ class Reordering:
     after: float
     moved: tuple[Array, ...] = ()
     refused: str = ""
+    nothing: str = ""
+
+
+def is_reordered(recipe: Recipe) -> bool:
+    """Say whether a recipe asks for another order than the model's own."""
+    return recipe.reorder not in (None, "none")
 
 
 def mode_of(plan: Plan) -> str:
@@ -90,19 +99,43 @@ def layout_of(
     Raises:
         RecipeError: The plan has no tiles, or scales for channels that would move.
     """
+    weights = _on_tiles(plan)
+    return _laid_out(model, plan, weights, row_power(model, weights, samples, runtime))
+
+
+def reach_of(model: Model, plan: Plan) -> Movable:
+    """Say what can change places, without data.
+
+    Raises:
+        RecipeError: The plan has no tiles, or scales for channels that would move.
+    """
+    layout, channels = _laid_out(model, plan, _on_tiles(plan), {})
+    return movable(plan, layout, channels)
+
+
+def _on_tiles(plan: Plan) -> dict[Key, WeightPlan]:
+    """Return the weights on tiles; refuse a plan without any, or whose scales are of channels."""
     weights, what = tiled(plan), plan.recipe.reorder or "the order of channels"
     if not weights:
         raise RecipeError(
-            f"reorder {what}: target {plan.target.name} has no weights on tiles or in blocks here"
+            f"reorder {what}: target {plan.target.name} has no weights on tiles or in blocks here: "
+            "use --target crossbar, or --weight-granularity block:N"
         )
-    layers = layers_of(model, weights, row_power(model, weights, samples, runtime))
-    if mode_of(plan) != JOINT:
-        return independently(weights, layers), None
-    if plan.channels:
+    if mode_of(plan) == JOINT and plan.channels:
         raise RecipeError(
             f"reorder {what}: {next(iter(plan.channels))!r} has one scale a channel, calibrated in "
             "the order of the model: use --reorder-mode independent, or one scale a tensor"
         )
+    return weights
+
+
+def _laid_out(
+    model: Model, plan: Plan, weights: Mapping[Key, WeightPlan], power: Mapping[Key, Array]
+) -> tuple[Layout, Channels | None]:
+    """Return the tiles, and the channels of the model if these change places."""
+    layers = layers_of(model, weights, power)
+    if mode_of(plan) != JOINT:
+        return independently(weights, layers), None
     channels = channels_of(model)
     return jointly(channels, weights, layers), channels
 
@@ -126,7 +159,7 @@ def reordered(
     """
     how = plan.recipe.reorder or "none"
     layout, channels = layout_of(model, plan, samples, runtime)
-    orders = tuple(chosen(how, layout, model.sha256))
+    orders = tuple(chosen(how, layout, model.sha256, mode_of(plan)))
     found = Reordering(
         how=how,
         mode=mode_of(plan),
@@ -135,6 +168,7 @@ def reordered(
         channels=sum(family.channels for family in layout.families),
         before=total(layout.layers),
         after=total(permuted(layout.layers, layout.families, orders)),
+        nothing=movable(plan, layout, channels).nothing,
     )
     if channels is None:
         return with_orders(plan, layout, orders), found
@@ -151,9 +185,11 @@ def _applied(
 ) -> Reordering:
     """Reorder the channels of a model, and put them back if it does not compute the same then."""
     orders = [np.arange(len(family)) for family in channels.movers.families]
+    natural = list(orders)
     for number, order in zip(layout.of, found.orders, strict=True):
         orders[number] = order
-    found = replace(found, moved=tuple(orders))
+    if all(map(np.array_equal, orders, natural)):
+        return found
     before = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
     reorder_channels(model, channels, orders)
     after = Session(model, runtime)
@@ -163,8 +199,9 @@ def _applied(
             reorder_channels(model, channels, [np.argsort(order) for order in orders])
             refused = f"output {output.name!r} changed (SQNR {near.sqnr:.1f} dB)"
             log.warning("the channels keep their order: %s: please report this model", refused)
-            return replace(found, after=found.before, moved=(), refused=refused)
-    return found
+            kept = tuple(np.arange(len(order)) for order in found.orders)
+            return replace(found, orders=kept, after=found.before, refused=refused)
+    return replace(found, moved=tuple(orders))
 
 
 def recorded(found: Reordering) -> str:
@@ -185,22 +222,23 @@ def follow(model: Model, order: str) -> None:
     try:
         orders = [np.array(order, np.int64) for order in json.loads(order)]
         reorder_channels(model, channels_of(model), orders)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ModelError(
             f"{model.path}: the quantized model records an order of other channels: {error}"
         ) from error
 
 
-def chosen(how: str, layout: Layout, sha256: str) -> Orders:
+def chosen(how: str, layout: Layout, sha256: str, mode: str) -> Orders:
     """Return one order a family.
 
     Args:
         how: ``none``, ``sort``, ``cluster``, ``random``, ``random:SEED`` or a file.
         layout: What may change places.
         sha256: Digest of the float model, which the file must be for.
+        mode: What changes places, which the file must agree with.
 
     Raises:
-        RecipeError: The file cannot be read, or is for another model or another plan.
+        RecipeError: The file cannot be read, or is for another model, mode or plan.
     """
     word, _, seed = how.partition(":")
     if word == "none":
@@ -210,9 +248,17 @@ def chosen(how: str, layout: Layout, sha256: str) -> Orders:
     if word == "sort":
         return sort_order(layout.layers, layout.families)
     if word == "cluster":
+        from onnxq.numerics.tile_search import (  # noqa: PLC0415  the compiler is slow to load
+            cluster_order,
+        )
+
         starts = starting_orders(layout.layers, layout.families)
         return cluster_order(layout.layers, layout.families, starts)
-    return _read(Path(how), layout, sha256)
+    orders = _read(Path(how), sha256, mode)
+    sizes = [family.channels for family in layout.families]
+    if [len(order) for order in orders] != sizes:
+        raise RecipeError(f"{how}: the order is for another plan: other layers, arrays or blocks")
+    return orders
 
 
 def order_dict(mode: str, orders: Sequence[Array], sha256: str) -> dict[str, Any]:
@@ -225,20 +271,21 @@ def order_dict(mode: str, orders: Sequence[Array], sha256: str) -> dict[str, Any
     }
 
 
-def _read(path: Path, layout: Layout, sha256: str) -> Orders:
-    """Read orders from a file and check that they are for this layout."""
+def _read(path: Path, sha256: str, mode: str) -> Orders:
+    """Read orders from a file and check that they are for this model."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        orders = [np.array(order, np.int64) for order in content["orders"]]
-        known = content["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        orders = [np.array(order) for order in content["orders"]]
+        known = all(np.array_equal(np.sort(each), np.arange(each.size)) for each in orders)
+        about = [content[key] for key in ("format", "float_model_sha256", "mode")]
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"{path}: not an order of onnxq: {error}") from error
-    if not known or content.get("float_model_sha256") != sha256:
-        raise RecipeError(f"{path}: the order is for another model, or of another version")
-    sizes = [family.channels for family in layout.families]
-    if [len(order) for order in orders] != sizes or not all(
-        np.array_equal(np.sort(order), np.arange(size))
-        for order, size in zip(orders, sizes, strict=True)
-    ):
-        raise RecipeError(f"{path}: the order is for another plan: other layers or another mode")
-    return orders
+    if about[0] != FORMAT or not known:
+        raise RecipeError(f"{path}: not an order of onnxq, or of another version")
+    if about[1] != sha256:
+        raise RecipeError(f"{path}: the order is for another model")
+    if about[2] != mode:
+        raise RecipeError(f"{path}: the order needs --reorder-mode {about[2]}")
+    return [order.astype(np.int64) for order in orders]

@@ -21,6 +21,7 @@ from onnxq.plan import Plan, WeightPlan
 from onnxq.types import Array, MatrixView
 
 Side = Literal["rows", "columns"]
+SIDES: tuple[Side, Side] = ("rows", "columns")
 Key = tuple[str, int]  # first output of the node, index of its weight
 
 
@@ -80,7 +81,10 @@ def layers_of(
 def jointly(
     channels: Channels, weights: Mapping[Key, WeightPlan], layers: Sequence[TiledMatrix]
 ) -> Layout:
-    """Return the layout in which the channels of the model change places."""
+    """Return the layout in which the channels of the model change places.
+
+    Families that no tile would notice are left out.
+    """
     place = np.full((channels.count, 3), -1)  # of an atom: family, mover, which of its atoms
     for number, atoms in enumerate(channels.movers.families):
         mover, column = np.indices(atoms.shape)
@@ -90,26 +94,52 @@ def jointly(
     places: dict[int, list[Lines]] = {}
     for number, weight in enumerate(weights.values()):
         for axes in channels.constants.get(weight.name, ()):
-            for family, lines in _lines(axes, weight, layers[number], number, place):
+            for family, lines in _lines(axes, weight, number, place):
                 places.setdefault(family, []).append(lines)
-    families = tuple(Family(places=tuple(places[number])) for number in sorted(places))
-    return Layout(
-        weights=weights, layers=tuple(layers), families=families, of=tuple(sorted(places))
-    )
+    of = [
+        family
+        for family in sorted(places)
+        if any(_noticed(layers[lines.matrix], lines.side) for lines in places[family])
+    ]
+    families = tuple(Family(places=tuple(places[family])) for family in of)
+    return Layout(weights=weights, layers=tuple(layers), families=families, of=tuple(of))
+
+
+def _noticed(layer: TiledMatrix, side: Side) -> bool:
+    """Say whether tiles lose another amount with the lines of a layer in another order."""
+    axis = SIDES.index(side)
+    return 1 < layer.steps[axis] < int(layer.values.shape[axis + 1])
+
+
+def sides_of(axes: Axes, weight: WeightPlan) -> dict[Side, Array]:
+    """Return the atoms of the rows, or of the columns, that some axes of a weight have.
+
+    Channels that are groups have both, a single channel has neither.
+
+    Returns:
+        Atoms of the rows ``(G, n)``, of the columns ``(G, m)``.
+    """
+    view = weight.spec.matrix
+    assert view is not None
+    atoms = np.broadcast_to(axes.atoms, axes.view).reshape(view.split)
+    found: dict[Side, Array] = {}
+    for side, axis in zip(SIDES, (view.columns, view.rows), strict=True):
+        first = atoms[tuple(slice(0, 1 if i in axis else None) for i in range(atoms.ndim))]
+        order = (*view.groups, *view.rows, *view.columns)
+        found[side] = first.transpose(order).reshape(view.shape[0], -1)
+    along = {side: each for side, each in found.items() if (each != each[:, :1]).any()}
+    return along if along or axes.atoms.size == 1 else found
 
 
 def _lines(
-    axes: Axes, weight: WeightPlan, layer: TiledMatrix, number: int, place: Array
+    axes: Axes, weight: WeightPlan, number: int, place: Array
 ) -> Iterable[tuple[int, Lines]]:
     """Yield the lines along some axes of a weight that belong to movers, by family."""
-    view = weight.spec.matrix
-    assert view is not None
-    atoms = matrices(np.broadcast_to(axes.atoms, axes.view), view)
-    along_rows, along_columns = ((atoms != atoms.take([0], axis=i)).any() for i in (1, 2))
-    if along_rows == along_columns:  # whole groups, which never share a tile
+    sides = sides_of(axes, weight)
+    if len(sides) != 1:  # whole groups, which never share a tile
         return
-    flat = atoms[:, :, 0].ravel() if along_rows else atoms[:, 0].ravel()
-    inside = layer.values.shape[1] if along_rows else layer.values.shape[2]
+    ((side, atoms),) = sides.items()
+    flat, inside = atoms.ravel(), atoms.shape[1]
     family, mover, column = place[flat].T
     for each in np.unique(family[family >= 0]).tolist():
         own = np.flatnonzero(family == each)
@@ -117,20 +147,20 @@ def _lines(
         lines = own.reshape(int(mover[own].max()) + 1, -1)
         groups = lines // inside
         if (groups == groups[0]).all():
-            yield each, Lines(matrix=number, side="rows" if along_rows else "columns", lines=lines)
+            yield each, Lines(matrix=number, side=side, lines=lines)
 
 
 def independently(weights: Mapping[Key, WeightPlan], layers: Sequence[TiledMatrix]) -> Layout:
     """Return the layout in which rows and columns of each layer change places for themselves.
 
-    All groups of a layer have their rows in the same order.
+    All groups of a layer have their rows in the same order. Lines that no tile would notice stay.
     """
     families, of = [], []
     for number, layer in enumerate(layers):
         groups, rows, columns = layer.values.shape
         numbers = np.arange(groups * rows).reshape(groups, rows).T
-        sides: list[tuple[Side, Array]] = [("rows", numbers)] if rows > layer.steps[0] else []
-        if columns > layer.steps[1]:
+        sides: list[tuple[Side, Array]] = [("rows", numbers)] if _noticed(layer, "rows") else []
+        if _noticed(layer, "columns"):
             flat = np.arange(groups * columns).reshape(groups, columns, 1)
             sides += [("columns", each) for each in flat]
         for side, lines in sides:

@@ -161,6 +161,16 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
     return _tuned(single.over(recipe), flags)
 
 
+def check_order(recipe: Recipe) -> None:
+    """Refuse to hear what changes places where nothing does.
+
+    Raises:
+        UsageError: There is a mode, and no order.
+    """
+    if recipe.reorder_mode is not None and recipe.reorder is None:
+        raise UsageError("--reorder-mode says what --reorder moves: give both")
+
+
 def _weight_granularity(flags: RecipeFlags) -> str | None:
     """Return how far a scale of a weight reaches."""
     if flags.weight_granularity is None:

@@ -41,6 +41,7 @@ def inspect(
     Of a model: operators, constants, multiply-adds; or with --plan what quantizing would do to it.
     Of a table: a row for every tensor, the most outlier-like ends first; or with --tensor one of
     them. The flags that say how to quantize go with --plan; those about activations with --tensor.
+    With --plan and --reorder also which channels can change places, and why the others cannot.
 
     [bold]onnxq inspect model.onnx --plan --exclude '^/head/'[/bold]
 
@@ -65,10 +66,11 @@ def inspect(
 
 def _show_model(screen: Any, model: Path, asked: RecipeFlags, *, plan: bool) -> None:
     """Print what a model is made of, or what would become of it."""
-    from onnxq.cli.common import recipe_of  # noqa: PLC0415
+    from onnxq.cli.common import check_order, recipe_of  # noqa: PLC0415
     from onnxq.errors import UsageError  # noqa: PLC0415
 
     recipe = recipe_of(asked)
+    check_order(recipe)
     if plan:
         _show_plan(screen, model, recipe)
     elif asked == RecipeFlags():

@@ -58,7 +58,13 @@ def quantize(
     from rich.markup import escape  # noqa: PLC0415
 
     from onnxq import pipeline, table_file  # noqa: PLC0415
-    from onnxq.cli.common import numbers_of, recipe_of, runtime_of, source_of  # noqa: PLC0415
+    from onnxq.cli.common import (  # noqa: PLC0415
+        check_order,
+        numbers_of,
+        recipe_of,
+        runtime_of,
+        source_of,
+    )
     from onnxq.cli.console import Screen  # noqa: PLC0415
     from onnxq.errors import UsageError  # noqa: PLC0415
     from onnxq.files import check_target  # noqa: PLC0415
@@ -74,6 +80,7 @@ def quantize(
     beside = [model, *own, *(Path(given) for given in (calib, data, asked.recipe) if given)]
     screen = Screen(quiet=quiet, verbose=verbose, to=json, beside=beside)
     recipe = recipe_of(asked)
+    check_order(recipe)
     limits = pipeline.Limits(min_cosine=min_cosine, max_opset=max_opset)
     runtime = runtime_of(provider, threads, custom_ops)
     check_target(output, [model] + ([calib] if calib else []))

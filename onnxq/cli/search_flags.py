@@ -10,6 +10,8 @@ from onnxq.cli import options
 from onnxq.cli.recipe_flags import RecipeFlags
 
 if TYPE_CHECKING:  # heavy, and not every command searches
+    from collections.abc import Callable
+
     from onnxq.cli.console import Screen
     from onnxq.graph.session import Runtime
     from onnxq.metrics.answers import Metric
@@ -115,7 +117,13 @@ class Setup:
     table: "CalibrationTable"
 
 
-def setup(model: Path, given: SearchFlags, asked: RecipeFlags, beside: Path) -> Setup:
+def setup(
+    model: Path,
+    given: SearchFlags,
+    asked: RecipeFlags,
+    beside: Path,
+    check: "Callable[[Recipe], None]" = lambda _: None,
+) -> Setup:
     """Check what the flags say, and calibrate where no table is given.
 
     Args:
@@ -123,17 +131,21 @@ def setup(model: Path, given: SearchFlags, asked: RecipeFlags, beside: Path) -> 
         given: The flags of the search.
         asked: The flags of the recipe.
         beside: What the command writes beside the model.
+        check: Refuses what of the recipe means nothing to the command.
     """
     from onnxq import pipeline, table_file  # noqa: PLC0415
     from onnxq.cli.common import metric_of, recipe_of, runtime_of, source_of  # noqa: PLC0415
     from onnxq.cli.console import Screen  # noqa: PLC0415
     from onnxq.files import check_target  # noqa: PLC0415
     from onnxq.metrics.unlabelled import Cosine  # noqa: PLC0415
+    from onnxq.recipe import order_file  # noqa: PLC0415
     from onnxq.results import SIDECARS  # noqa: PLC0415
     from onnxq.search.tune import parts  # noqa: PLC0415
 
     output = given.output
-    read = [Path(each) for each in (given.data, given.eval_data, given.calib, asked.recipe) if each]
+    order = order_file(asked.reorder)
+    files = given.data, given.eval_data, given.calib, asked.recipe, order
+    read = [Path(each) for each in files if each]
     written = [output.with_name(f"{output.name}{suffix}") for suffix in ("", ".data", *SIDECARS)]
     written += [beside, given.checkpoint]
     screen = Screen(
@@ -142,6 +154,7 @@ def setup(model: Path, given: SearchFlags, asked: RecipeFlags, beside: Path) -> 
     for target in written:
         check_target(target, [model, *read])
     recipe = recipe_of(asked)
+    check(recipe)
     runtime = runtime_of(given.provider, given.threads, given.custom_ops)
     labels = [f"labels={given.labels}"] if given.labels else []
     options_given = [*(given.data_option or []), *labels]

@@ -53,13 +53,14 @@ def tune(
     """
     from rich.markup import escape  # noqa: PLC0415
 
+    from onnxq.cli.common import check_order  # noqa: PLC0415
     from onnxq.cli.search_flags import setup  # noqa: PLC0415
     from onnxq.report.text import quantized_lines  # noqa: PLC0415
     from onnxq.report.tuning import tuned_dict, tuned_tables  # noqa: PLC0415
     from onnxq.search import tune as search  # noqa: PLC0415
     from onnxq.search.settings import Tuning  # noqa: PLC0415
 
-    ready = setup(model, given, asked, search.recipe_path(given.output))
+    ready = setup(model, given, asked, search.recipe_path(given.output), check_order)
     tuning = Tuning(
         metric=ready.metric,
         over=over,

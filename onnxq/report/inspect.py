@@ -8,6 +8,7 @@ from typing import Any
 from onnxq.graph.query import TensorType
 from onnxq.graph.summary import Summary
 from onnxq.inspection import Planned
+from onnxq.movable import Movable, Reach
 from onnxq.passes import PassReport
 from onnxq.types import QuantSpec
 
@@ -96,6 +97,55 @@ def plan_text(found: Planned) -> Iterator[str]:
     tensors = [tuple(str(t[key] or "–") for key in keys) for t in content["tensors"]]
     headings = ("tensor", "type", "one scale a", "range", "shares with", "reason")
     yield from _columns(headings, tensors)
+    if found.reach is not None:
+        yield from _reach_lines(found.reach)
+
+
+def _reach_lines(reach: Movable) -> Iterator[str]:
+    """Yield what an order can change, and a line for every layer whose channels move."""
+    yield ""
+    what = "channels" if reach.layers else "rows and columns"
+    yield (
+        f"nothing can change places: {reach.nothing}"
+        if reach.nothing
+        else f"{sum(reach.families)} {what} in {len(reach.families)} families can change places"
+    )
+    if reach.layers:
+        rows = [(each.label, _reach(each.outputs), _reach(each.inputs)) for each in reach.layers]
+        yield from _columns(("layer on tiles", "outputs", "inputs"), rows)
+
+
+def _reach(reach: Reach) -> str:
+    """Say how many channels move, how many stay, and the most frequent reason for that."""
+    told = [f"{count} move (family {number})" for number, count in reach.moves.items()]
+    if reach.idle:
+        told.append(f"{reach.idle} could move, but no tile would change")
+    if reach.stays:
+        most = max(reach.stays, key=reach.stays.__getitem__)
+        told.append(f"{sum(reach.stays.values())} stay: {most}" if told else f"stay: {most}")
+    return ", ".join(told)
+
+
+def _reach_dict(found: Movable) -> dict[str, Any]:
+    """Return what an order can change as plain values."""
+    layers = [
+        {
+            "name": each.label,
+            "op": each.op,
+            "weight": each.weight,
+            **{
+                side: {
+                    "moves": [{"family": k, "channels": n} for k, n in reach.moves.items()],
+                    "idle": reach.idle,
+                    "stays": dict(reach.stays),
+                }
+                for side, reach in (("outputs", each.outputs), ("inputs", each.inputs))
+            },
+        }
+        for each in found.layers
+    ]
+    families = list(found.families)
+    return {"families": families, "nothing": found.nothing or None, "layers": layers}
 
 
 def _kind(node: Mapping[str, Any]) -> str:
@@ -163,6 +213,7 @@ def plan_dict(found: Planned) -> dict[str, Any]:
         "passes": [_pass_dict(report) for report in found.passes],
         "nodes": nodes,
         "tensors": tensors,
+        **({} if found.reach is None else {"reordering": _reach_dict(found.reach)}),
     }
 
 

@@ -82,6 +82,7 @@ def _reordering_dict(moved: Reordering | None) -> dict[str, Any] | None:
         "channels": moved.channels,
         "predicted_noise": {"before": moved.before, "after": moved.after},
         "refused": moved.refused or None,
+        "nothing": moved.nothing or None,
     }
 
 

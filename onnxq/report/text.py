@@ -80,6 +80,9 @@ def _reordered(result: Quantized) -> Iterator[str]:
     if moved.refused:
         yield f"warning: the channels keep their order: {moved.refused}"
         return
+    if moved.nothing:
+        yield f"reordered by {moved.how}: nothing can change places: {moved.nothing}"
+        return
     what = "channels" if moved.mode == JOINT else "rows and columns"
     change = 100 * (moved.after / moved.before - 1) if moved.before else 0.0
     yield (
