@@ -60,6 +60,7 @@ class Whole:
     """One session for all swaps, the constants its inputs; in the place of a bench."""
 
     def __init__(self, arrangement: Anew, exam: Exam) -> None:
+        """Load the model, and score it as it is."""
         self._exam = exam
         self._now = arrangement.constants()
         self._session = Session(_fed(io.sync(arrangement.model), self._now), ONE)
@@ -162,7 +163,7 @@ def measured(folder: Path, size: str, samples: int, swaps: int) -> Speed:
 def table(found: list[Speed]) -> str:
     """Return the results as a Markdown table."""
     lines = [
-        "| model, tiles, samples | swaps | all anew, swaps/s | onnxq | | giving up | | score, both |",
+        "| model, tiles, samples | swaps | all anew, swaps/s | onnxq | | giving up | | score |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for each in found:
