@@ -1,7 +1,5 @@
 """Operators that move, join, cut or repeat."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from onnxq.graph.coupling.book import Book, Shape
@@ -11,6 +9,8 @@ from onnxq.graph.coupling.words import (
     along,
     hold_constants,
     keeps,
+    matched,
+    operand,
     padded,
     rank_of,
     stop,
@@ -30,12 +30,12 @@ def _reshape(book: Book, node: Node) -> None:
     if atoms is None:
         hold_constants(book, node)
         return
-    before = book.shape(node.inputs[0].name) or (None,) * atoms.ndim
+    before = book.sizes(node.inputs[0].name) or (None,) * atoms.ndim
     known = tuple(n if own == 1 else own for n, own in zip(before, atoms.shape, strict=True))
-    after = book.shape(node.outputs[0].name)
+    after = book.sizes(node.outputs[0].name)
     result = None if after is None else regrouped(book, atoms, known, after)
     if result is None:
-        book.fix(atoms, f"{label(node)}: {OPEN}")
+        book.fix(atoms, f"{label(node)}: where its channels end up is not known")
     else:
         book.atoms[node.outputs[0].name] = result
 
@@ -60,38 +60,57 @@ def _concat(book: Book, node: Node) -> None:
         return
     axis = node.attrs["axis"] % moving[0].ndim
     if all(atoms.shape[axis] == 1 for atoms in moving):
-        _side_by_side(book, node, moving)
+        _side_by_side(book, node, moving[0])
         return
-    sizes = [_size(book, tensor, axis) for tensor in node.inputs]
-    if any(size is None for size in sizes):
+    if any(_size(book, tensor, axis) is None for tensor in node.inputs):
         stop_all(book, node, f"{label(node)}: {OPEN}")
         return
-    parts = []
-    for tensor, atoms, size in zip(node.inputs, found, sizes, strict=True):
-        assert size is not None
-        part = book.new((size,))
-        if isinstance(tensor, Constant):
-            wanted = [size if i == axis else 1 for i in range(len(tensor.shape))]
-            book.same(part, book.use(tensor.name, tuple(tensor.shape), wanted))
-        elif atoms is None or atoms.shape[axis] == 1:
-            book.fix(part, why_not(book, tensor))
-            book.fix(atoms, f"{label(node)} joins channels along different axes")
-        else:
-            book.same(part, book.alone(atoms, axis))
-        parts.append(part)
-    shape = [1] * moving[0].ndim
-    shape[axis] = -1
-    book.atoms[node.outputs[0].name] = np.concatenate(parts).reshape(shape)
+    lines = {atoms.shape[:axis] + atoms.shape[axis + 1 :] for atoms in moving}
+    joint = len(moving) == len(found) and len(lines) == 1
+    parts = [_part(book, node, tensor, axis, joint=joint) for tensor in node.inputs]
+    book.atoms[node.outputs[0].name] = np.concatenate(parts, axis=axis)
 
 
-def _side_by_side(book: Book, node: Node, moving: Sequence[Array]) -> None:
+def _part(book: Book, node: Node, tensor: Tensor, axis: int, *, joint: bool) -> Array:
+    """Return new atoms behind a Concat, tied to those of one of its inputs.
+
+    Args:
+        book: Gets the atoms.
+        node: The Concat.
+        tensor: The input.
+        axis: Along which they are joined.
+        joint: Keep those along other axes too.
+    """
+    atoms = book.atoms.get(tensor.name)
+    if atoms is not None and atoms.shape[axis] > 1:
+        atoms = atoms if joint else book.alone(atoms, axis)
+        part = book.new(atoms.shape)
+        book.same(part, atoms)
+        return part
+    rank, size = rank_of(book, tensor) or 0, _size(book, tensor, axis) or 0
+    wanted = [size if i == axis else 1 for i in range(rank)]
+    part = book.new(wanted)
+    if isinstance(tensor, Constant):
+        book.same(part, book.use(tensor.name, tuple(tensor.shape), wanted))
+    else:
+        book.fix(part, why_not(book, tensor))
+        book.fix(atoms, f"{label(node)} joins channels along different axes")
+    return part
+
+
+def _side_by_side(book: Book, node: Node, result: Array) -> None:
     """Tie what is joined along another axis than that of the channels."""
-    if len(moving) < len(node.inputs) or any(a.shape != moving[0].shape for a in moving):
-        stop_all(book, node, f"{label(node)} joins it with what stays")
-        return
-    for atoms in moving[1:]:
-        book.same(moving[0], atoms)
-    book.atoms[node.outputs[0].name] = moving[0]
+    for tensor in node.inputs:
+        atoms = book.atoms.get(tensor.name)
+        if isinstance(tensor, Constant):
+            operand(book, node, tensor, result)
+        elif atoms is None:
+            book.fix(
+                result, f"{label(node)} joins it with {tensor.name!r}: {book.why[tensor.name]}"
+            )
+        else:
+            matched(book, node, result, atoms)
+    book.atoms[node.outputs[0].name] = result
 
 
 def _size(book: Book, tensor: Tensor, axis: int) -> int | None:
@@ -114,7 +133,7 @@ def _split(book: Book, node: Node) -> None:
         book.atoms.update({tensor.name: atoms for tensor in node.outputs})
         return
     sizes = [(book.shape(t.name) or (None,) * atoms.ndim)[axis] for t in node.outputs]
-    if atoms.size != atoms.shape[axis] or None in sizes or sum(filter(None, sizes)) != atoms.size:
+    if None in sizes or sum(filter(None, sizes)) != atoms.shape[axis]:
         book.fix(atoms, f"{label(node)}: {OPEN}")
         return
     ends = np.cumsum([size for size in sizes if size is not None])[:-1]
@@ -133,11 +152,7 @@ def _slice(book: Book, node: Node) -> None:
     if cuts is None:
         book.fix(atoms, f"{label(node)}: where it cuts is computed")
         return
-    touched = [axis for axis in cuts if atoms.shape[axis] > 1]
-    if touched and atoms.size != atoms.shape[touched[0]]:
-        book.fix(atoms, f"{label(node)} cuts channels that lie along several axes")
-        return
-    for axis in touched:
+    for axis in [axis for axis in cuts if atoms.shape[axis] > 1]:
         atoms = atoms.take(np.arange(atoms.shape[axis])[cuts[axis]], axis=axis)
         book.tie(atoms.ravel())
     if atoms.size:
@@ -177,31 +192,27 @@ def _gather(book: Book, node: Node) -> None:
     if atoms is None:
         return
     axis %= atoms.ndim
-    before, after = atoms.shape[:axis], atoms.shape[axis + 1 :]
     if rank is None:
         book.fix(atoms, f"{label(node)}: {OPEN}")
     elif atoms.shape[axis] == 1:
+        before, after = atoms.shape[:axis], atoms.shape[axis + 1 :]
         book.atoms[node.outputs[0].name] = atoms.reshape(*before, *(1,) * rank, *after)
-    elif not isinstance(indices, Constant) or atoms.size != atoms.shape[axis]:
+    elif not isinstance(indices, Constant):
         book.fix(atoms, f"{label(node)} picks of it at run time")
     else:
-        picked = atoms.ravel()[array_of(indices).ravel()]
+        picked = atoms.take(array_of(indices), axis=axis)
         book.tie(np.unique(picked))
-        if len(np.unique(picked)) < picked.size:
-            book.fix(picked, f"{label(node)} picks it twice")
-        shape = tuple(indices.shape)
-        if max(shape, default=1) > 1:
-            book.atoms[node.outputs[0].name] = picked.reshape(*before, *shape, *after)
-        else:
-            book.fix(picked, f"{label(node)} picks it")
+        if picked.size == 1 or len(np.unique(picked)) < picked.size:
+            book.fix(picked, f"{label(node)} picks it{' twice' if picked.size > 1 else ''}")
+        book.atoms[node.outputs[0].name] = picked
 
 
 def _picked_rows(book: Book, node: Node, axis: int, rank: int | None) -> None:
     """Give what an embedding returns the atoms of its columns."""
     table = node.inputs[0]
     shape = tuple(table.shape)
-    if rank is None or isinstance(node.inputs[1], Constant) or axis or len(shape) != 2:
-        stop_all(book, node, f"{label(node)} picks at run time")
+    if rank is None or len(shape) != 2 or axis % 2:
+        stop_all(book, node, f"{label(node)} picks of it at run time")
         return
     stop(book, node.inputs[1], f"{label(node)} picks by it")
     columns = book.use(table.name, shape, (1, shape[1]))
@@ -214,20 +225,19 @@ def _pad(book: Book, node: Node) -> None:
     atoms = book.atoms.get(node.inputs[0].name)
     if atoms is None:
         return
-    pads = node.attrs.get("pads")
-    if len(node.inputs) > 1 and isinstance(node.inputs[1], Constant):
-        pads = array_of(node.inputs[1]).tolist()
     moving = [i for i, size in enumerate(atoms.shape) if size > 1]
-    simple = pads is not None and len(pads) == 2 * atoms.ndim and len(node.inputs) < 4
-    if simple and not any(pads[i] or pads[i + atoms.ndim] for i in moving):
+    pads = _pads(node, atoms.ndim)
+    if pads is None:
+        book.fix(atoms, f"{label(node)}: what it adds is computed")
+        return
+    if not any(any(pads[i]) for i in moving):
         book.atoms[node.outputs[0].name] = atoms
         return
-    mode = node.attrs.get("mode", "constant")
-    if not simple or mode != "constant" or len(moving) > 1:
+    if node.attrs.get("mode", "constant") != "constant" or len(moving) > 1:
         book.fix(atoms, f"{label(node)} adds to it")
         return
     (axis,) = moving
-    ends = pads[axis], pads[axis + atoms.ndim]
+    ends = pads[axis]
     if min(ends) < 0:
         book.fix(atoms, f"{label(node)} cuts it")
         return
@@ -239,29 +249,56 @@ def _pad(book: Book, node: Node) -> None:
     book.atoms[node.outputs[0].name] = np.concatenate([added[0], inside, added[1]]).reshape(shape)
 
 
+def _pads(node: Node, rank: int) -> list[tuple[int, int]] | None:
+    """Return what a Pad adds in front of and behind each axis, None if that is computed."""
+    given = [tensor for index, tensor in enumerate(node.inputs) if index in (1, 3) and tensor.name]
+    if not all(isinstance(tensor, Constant) for tensor in given):
+        return None
+    pads, axes = node.attrs.get("pads"), list(range(rank))
+    if given:
+        pads = array_of(given[0]).tolist()
+    if len(given) > 1:
+        axes = array_of(given[1]).tolist()
+    if pads is None or len(pads) != 2 * len(axes):
+        return None
+    found = [(0, 0)] * rank
+    for index, axis in enumerate(axes):
+        found[axis] = pads[index], pads[index + len(axes)]
+    return found
+
+
 def _expand(book: Book, node: Node) -> None:
     """Hand atoms on where an axis stays as long as it was; what was repeated is all the same."""
     stop_arguments(book, node)
     atoms, after = book.atoms.get(node.inputs[0].name), book.shape(node.outputs[0].name)
     if atoms is None:
-        hold_constants(book, node)
         _repeated(book, node, after)
         return
     if after is not None and len(after) >= atoms.ndim:
         atoms = atoms.reshape((1,) * (len(after) - atoms.ndim) + atoms.shape)
     if after is None or not keeps(after, atoms):
-        book.fix(atoms, f"{label(node)}: {OPEN}")
+        book.fix(atoms, f"{label(node)} repeats it, or its sizes are not known")
         return
     book.atoms[node.outputs[0].name] = atoms
 
 
 def _repeated(book: Book, node: Node, after: Shape | None) -> None:
-    """Give atoms to the one axis along which all values are the same."""
-    before = book.shape(node.inputs[0].name)
+    """Give atoms to the one long axis of a constant, or the one along which all is the same."""
+    tensor = node.inputs[0]
+    before = tuple(tensor.shape) if isinstance(tensor, Constant) else book.shape(tensor.name)
     if before is None or after is None or len(before) > len(after):
+        hold_constants(book, node)
         return
     before = padded(before, len(after))
     pairs = list(zip(before, after, strict=True))
+    if isinstance(tensor, Constant) and len(np.unique(array_of(tensor))) == 1:
+        book.alike.add(node.outputs[0].name)
+    long = [size for size, _ in pairs if size != 1]
+    if isinstance(tensor, Constant) and len(long) == 1 and (long[0], long[0]) in pairs:
+        used = book.use(tensor.name, tuple(tensor.shape), tuple(tensor.shape))
+        book.atoms[node.outputs[0].name] = used.reshape([size or 1 for size in before])
+        return
+    hold_constants(book, node)
     grown = [i for i, (old, new) in enumerate(pairs) if old == 1 and new is not None and new > 1]
     if len(grown) == 1:
         shape = [after[i] if i in grown else 1 for i in range(len(after))]
@@ -283,6 +320,22 @@ def _depth_to_space(book: Book, node: Node) -> None:
     book.atoms[node.outputs[0].name] = out.reshape(1, -1, 1, 1)
 
 
+def _space_to_depth(book: Book, node: Node) -> None:
+    """Let what becomes of a channel move together: as many channels as a block has places."""
+    atoms = along(book, node.inputs[0], 1, f"{label(node)} takes it for a place")
+    if atoms is None:
+        return
+    out = book.new((node.attrs["blocksize"] ** 2, atoms.size))
+    book.tie(atoms.ravel(), out.T)
+    book.atoms[node.outputs[0].name] = out.reshape(1, -1, 1, 1)
+
+
+def _constant_of_shape(book: Book, node: Node) -> None:
+    """Know that all values are the same."""
+    stop_all(book, node, f"an argument of {label(node)}")
+    book.alike.add(node.outputs[0].name)
+
+
 def _shape(book: Book, node: Node) -> None:
     """Know that sizes do not depend on the order; a constant read so stays."""
     hold_constants(book, node)
@@ -292,6 +345,7 @@ RULES = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
     **dict.fromkeys(("Expand", "Tile"), _expand),
     **dict.fromkeys(("Shape", "Size"), _shape),
+    "ConstantOfShape": _constant_of_shape,
     "Transpose": _transpose,
     "Concat": _concat,
     "Split": _split,
@@ -299,4 +353,5 @@ RULES = {
     "Gather": _gather,
     "Pad": _pad,
     "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _space_to_depth,
 }

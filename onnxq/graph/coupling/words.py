@@ -33,8 +33,8 @@ def stop_arguments(book: Book, node: Node) -> None:
 def stop_rest(book: Book, node: Node) -> None:
     """Leave the outputs behind the first without atoms; if they are read, nothing moves."""
     for tensor in node.outputs[1:]:
-        if tensor.outputs:
-            stop_all(book, node, f"{label(node)}: {tensor.name!r} is read")
+        if tensor.name in book.read:
+            stop_all(book, node, f"{label(node)}: its output {tensor.name!r} is read")
 
 
 def hold_constants(book: Book, node: Node) -> None:
@@ -99,6 +99,17 @@ def operand(book: Book, node: Node, tensor: Tensor, atoms: Array) -> None:
     start = atoms.ndim - len(tensor.shape)
     used = book.use(tensor.name, shape[start:], wanted[start:])
     book.same(used.reshape(wanted), atoms)
+
+
+def matched(book: Book, node: Node, one: Array, other: Array) -> Array:
+    """Tie the atoms of two operands; return those of the result."""
+    if one.shape == other.shape:
+        book.same(one, other)
+        return one
+    reason = f"{label(node)} joins channels along different axes"
+    book.fix(one, reason)
+    book.fix(other, reason)
+    return one
 
 
 def _unused(book: Book, tensor: Tensor) -> None:
