@@ -66,7 +66,7 @@ def _concat(book: Book, node: Node) -> None:
         stop_all(book, node, f"{label(node)}: {OPEN}")
         return
     lines = {atoms.shape[:axis] + atoms.shape[axis + 1 :] for atoms in moving}
-    joint = len(moving) == len(found) and len(lines) == 1
+    joint = all(each is not None and each.shape[axis] > 1 for each in found) and len(lines) == 1
     parts = [_part(book, node, tensor, axis, joint=joint) for tensor in node.inputs]
     book.atoms[node.outputs[0].name] = np.concatenate(parts, axis=axis)
 
@@ -105,9 +105,8 @@ def _side_by_side(book: Book, node: Node, result: Array) -> None:
         if isinstance(tensor, Constant):
             operand(book, node, tensor, result)
         elif atoms is None:
-            book.fix(
-                result, f"{label(node)} joins it with {tensor.name!r}: {book.why[tensor.name]}"
-            )
+            why = why_not(book, tensor)
+            book.fix(result, f"{label(node)} joins it with {tensor.name!r}: {why}")
         else:
             matched(book, node, result, atoms)
     book.atoms[node.outputs[0].name] = result
