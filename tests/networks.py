@@ -53,7 +53,7 @@ class Net:
         """Return new weights, or some of that shape that others read."""
         known = [name for name, values in self.constants.items() if values.shape == shape]
         known = [name for name in known if self.constants[name].dtype == np.float32]
-        return draw(st.sampled_from(known)) if known and draw(odds(4)) else self.floats(*shape)
+        return draw(st.sampled_from(known)) if known and draw(odds(2)) else self.floats(*shape)
 
     def pick(self, draw: Draw, multiple: int = 1) -> tuple[str, int]:
         """Return one of the maps, with a multiple of so many channels."""
@@ -61,8 +61,8 @@ class Net:
         if fit:
             return draw(st.sampled_from(fit[-4:]))
         name, channels = self.maps[-1]
-        weights = self.floats(multiple, channels, 1, 1)
-        return self.one("Conv", name, weights), multiple
+        weights = self.floats(2 * multiple, channels, 1, 1)
+        return self.one("Conv", name, weights), 2 * multiple
 
 
 def odds(out_of: int) -> st.SearchStrategy[bool]:
@@ -207,7 +207,8 @@ def fold(draw: Draw, net: Net) -> None:
     mode = draw(st.sampled_from(["DCR", "CRD"]))
     large = net.one("DepthToSpace", name, blocksize=2, mode=mode)
     mixed = net.one("Conv", large, net.floats(2, channels // 4, 1, 1))
-    net.maps.append((net.one("SpaceToDepth", mixed, blocksize=2), 8))
+    back = net.one("SpaceToDepth", mixed, blocksize=2)
+    net.maps.append((net.one("Conv", back, net.floats(3, 8, 1, 1)), 3))
 
 
 def tokens(draw: Draw, net: Net) -> None:
@@ -257,11 +258,15 @@ def head(draw: Draw, net: Net, index: int) -> str:
     if kind == "pool":
         flat = net.one("Squeeze", net.one("GlobalMaxPool", name), net.ints(2, 3))
         return net.one("MatMul", flat, net.weights(draw, channels, 3))
-    flat = net.one("Flatten", name)
-    rows, transposed = channels * SIDE * SIDE, draw(st.booleans())
-    shape = (3, rows) if transposed else (rows, 3)
-    bias = net.weights(draw, *draw(st.sampled_from([(3,), (1, 3), (2, 1), ()])))
-    return net.one("Gemm", flat, net.weights(draw, *shape), bias, transB=int(transposed))
+    hidden = net.one("Relu", gemm(draw, net, net.one("Flatten", name), channels * SIDE * SIDE, 4))
+    return gemm(draw, net, hidden, 4, 3)
+
+
+def gemm(draw: Draw, net: Net, name: str, rows: int, columns: int) -> str:
+    transposed = draw(st.booleans())
+    shape = (columns, rows) if transposed else (rows, columns)
+    bias = net.weights(draw, *draw(st.sampled_from([(columns,), (1, columns), (2, 1), ()])))
+    return net.one("Gemm", name, net.weights(draw, *shape), bias, transB=int(transposed))
 
 
 @st.composite

@@ -350,6 +350,14 @@ CASES: dict[str, Case] = {
         a=(8,),
         Z=(8, 8, 1, 1),
     ),
+    "table that is read along one axis and along both": alone(
+        "e = Gather(E, x) r = Relu(e) q = MatMul(r, W) h = Gemm<transB=1>(q, E) y = Gemm(h, Z)",
+        [8],
+        x="int64[N] x",
+        E=(20, 8),
+        W=(8, 8),
+        Z=(20, 3),
+    ),
     "shared weights": alone(
         "c = Conv(x, A) d = Conv(c, W) e = Relu(d) f = Conv(e, W) y = Conv(f, Z)",
         [8],
