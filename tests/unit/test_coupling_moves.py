@@ -433,6 +433,16 @@ CASES: dict[str, Case] = {
         Z=(3, 8, 1, 1),
         a=(8,),
     ),
+    "squeeze of an axis of unknown size": alone(
+        "c = Conv(x, A) p = ReduceMean<axes=[2]>(c) s = Squeeze(p, two) "
+        "u = Unsqueeze(s, last) q = Squeeze(u, last) y = Conv(q, Z)",
+        [8],
+        x="float[N, 4, H, W] x",
+        A=(8, 4, 1, 1),
+        Z=(3, 8, 1),
+        two=ints(-2),
+        last=ints(-1),
+    ),
     "squeeze, opset 11": alone(
         ("c = Conv(x, A) p = GlobalAveragePool(c) s = Squeeze<axes=[2, 3]>(p) y = Gemm(s, Z)"),
         [8],

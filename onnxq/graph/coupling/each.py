@@ -5,6 +5,7 @@ import math
 from onnxq.graph.coupling.book import Book
 from onnxq.graph.coupling.words import (
     OPEN,
+    axes_of,
     hold_constants,
     keeps,
     matched,
@@ -157,7 +158,7 @@ def _reduce(book: Book, node: Node) -> None:
     atoms = book.atoms.get(node.inputs[0].name)
     if atoms is None:
         return
-    axes = _summed_axes(node)
+    axes = axes_of(node)
     if axes is None:
         book.fix(atoms, f"{label(node)}: its axes are computed")
         return
@@ -174,14 +175,6 @@ def _reduce(book: Book, node: Node) -> None:
     if not node.attrs.get("keepdims", 1):
         atoms = atoms.reshape([n for i, n in enumerate(atoms.shape) if i not in gone])
     book.atoms[node.outputs[0].name] = atoms
-
-
-def _summed_axes(node: Node) -> list[int] | None:
-    """Return the axes a reduction sums over, empty if none are named, None if computed."""
-    for given in node.inputs[1:2]:
-        if given.name:
-            return array_of(given).ravel().tolist() if isinstance(given, Constant) else None
-    return list(node.attrs.get("axes") or [])
 
 
 RULES = {

@@ -7,6 +7,7 @@ from onnxq.graph.coupling.regroup import regrouped
 from onnxq.graph.coupling.words import (
     OPEN,
     along,
+    axes_of,
     hold_constants,
     keeps,
     matched,
@@ -38,6 +39,17 @@ def _reshape(book: Book, node: Node) -> None:
         book.fix(atoms, f"{label(node)}: where its channels end up is not known")
     else:
         book.atoms[node.outputs[0].name] = result
+
+
+def _squeeze(book: Book, node: Node) -> None:
+    """Drop or add axes of size 1, of which the sizes of the others need not be known."""
+    atoms, axes = book.atoms.get(node.inputs[0].name), axes_of(node)
+    if atoms is None or not axes:
+        _reshape(book, node)
+        return
+    stop_arguments(book, node)
+    change = np.squeeze if node.op == "Squeeze" else np.expand_dims
+    book.atoms[node.outputs[0].name] = change(atoms, tuple(axes))
 
 
 def _transpose(book: Book, node: Node) -> None:
@@ -341,7 +353,8 @@ def _shape(book: Book, node: Node) -> None:
 
 
 RULES = {
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
+    **dict.fromkeys(("Reshape", "Flatten"), _reshape),
+    **dict.fromkeys(("Squeeze", "Unsqueeze"), _squeeze),
     **dict.fromkeys(("Expand", "Tile"), _expand),
     **dict.fromkeys(("Shape", "Size"), _shape),
     "ConstantOfShape": _constant_of_shape,

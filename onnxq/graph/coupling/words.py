@@ -3,7 +3,7 @@
 import math
 
 from onnxq.graph.coupling.book import Book, Shape
-from onnxq.graph.io import Constant, Node, Tensor
+from onnxq.graph.io import Constant, Node, Tensor, array_of
 from onnxq.graph.query import label
 from onnxq.types import Array
 
@@ -79,6 +79,14 @@ def keeps(after: Shape | None, atoms: Array) -> bool:
     if after is None:
         return False
     return all(after[i] == size for i, size in enumerate(atoms.shape) if size > 1)
+
+
+def axes_of(node: Node) -> list[int] | None:
+    """Return the axes a node names, empty if it names none, None if they are computed."""
+    for given in node.inputs[1:2]:
+        if given.name:
+            return array_of(given).ravel().tolist() if isinstance(given, Constant) else None
+    return list(node.attrs.get("axes") or [])
 
 
 def operand(book: Book, node: Node, tensor: Tensor, atoms: Array) -> None:
