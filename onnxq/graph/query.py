@@ -1,7 +1,7 @@
 """Questions about a model that several rooms ask."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -22,7 +22,7 @@ class TensorType:
 
     dtype: str
     shape: tuple[int | None, ...] | None
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = field(default=(), compare=False)
 
 
 def label(node: gs.Node) -> str:

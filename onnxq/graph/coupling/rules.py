@@ -8,13 +8,20 @@ describes stays, and all that is tied to it.
 
 from collections.abc import Iterator
 
-from onnxq.graph.coupling import each, moves, norms, products, recurrent
+from onnxq.graph.coupling import cuts, each, moves, norms, products, recurrent
 from onnxq.graph.coupling.book import Book, Channels
 from onnxq.graph.coupling.words import stop, stop_all
 from onnxq.graph.io import Model, Node, Tensor, overridable
 from onnxq.graph.query import is_standard, label, tensor_types
 
-RULES = {**each.RULES, **moves.RULES, **norms.RULES, **products.RULES, **recurrent.RULES}
+RULES = {
+    **each.RULES,
+    **norms.RULES,
+    **moves.RULES,
+    **cuts.RULES,
+    **products.RULES,
+    **recurrent.RULES,
+}
 OLDEST = 7  # before, operators broadcast in another way
 
 
