@@ -52,7 +52,8 @@ def build(
 ) -> onnx.ModelProto:
     """Parse a graph and give it initializers; what is given as a shape is drawn from the seed.
 
-    Both versions are pinned: onnx's own defaults are newer than what onnxruntime loads.
+    Both versions are pinned: onnx's own defaults are newer than what onnxruntime loads. Outputs
+    written without a type get the one that is inferred.
     """
     header = f'<ir_version: {ir}, opset_import: ["" : {opset}, "com.test" : 1]>\n'
     proto = onnx.parser.parse_model(header + text)
@@ -66,6 +67,10 @@ def build(
             proto.graph.input.append(value)
     if not any(node.domain == "com.test" for node in proto.graph.node):
         del proto.opset_import[1:]
+    if any(not value.HasField("type") for value in proto.graph.output):
+        found = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph.output
+        for value, typed in zip(proto.graph.output, found, strict=True):
+            value.CopyFrom(typed)
     onnx.checker.check_model(proto)
     return proto
 

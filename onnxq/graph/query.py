@@ -1,7 +1,7 @@
 """Questions about a model that several rooms ask."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -17,10 +17,12 @@ class TensorType:
     Attributes:
         dtype: Name as in ONNX, lower case, e.g. ``float`` or ``int64``.
         shape: One entry an axis, None where open; None for unknown rank.
+        names: What open axes are called; those of the same name are of the same size.
     """
 
     dtype: str
     shape: tuple[int | None, ...] | None
+    names: tuple[str, ...] = field(default=(), compare=False)
 
 
 def label(node: gs.Node) -> str:
@@ -62,7 +64,7 @@ def _tensor_type(proto: onnx.TypeProto.Tensor) -> TensorType:
     if not proto.HasField("shape"):
         return TensorType(_name(proto.elem_type), None)
     shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in proto.shape.dim)
-    return TensorType(_name(proto.elem_type), shape)
+    return TensorType(_name(proto.elem_type), shape, tuple(d.dim_param for d in proto.shape.dim))
 
 
 def _name(elem_type: int) -> str:

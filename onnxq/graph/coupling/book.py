@@ -12,7 +12,8 @@ as long as the tensor along the axes that may be permuted, 1 along the others. S
 permuted as one, e.g. those a Reshape has made of the channels.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,7 @@ from onnxq.numerics.movers import Movers, moved, movers
 from onnxq.types import Array
 
 Shape = tuple[int | None, ...]
+Sizes = tuple[int | str | None, ...]  # open axes by name, as far as they have one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +96,19 @@ class Book:
 
     Attributes:
         types: What is known of the shapes of tensors.
+        read: Names of the tensors that someone reads, be it the user.
+        opset: Version of the standard operator set.
         atoms: Atoms of activations by tensor name; a tensor without any stays as it is.
         why: The reason why a tensor has none, by name.
+        alike: Names of tensors that hold one and the same value everywhere.
     """
 
     types: dict[str, TensorType]
+    read: frozenset[str]
+    opset: int
     atoms: dict[str, Array] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
+    alike: set[str] = field(default_factory=set)
     _count: int = 0
     _ties: list[Array] = field(default_factory=list)
     _fixed: list[tuple[Array, str]] = field(default_factory=list)
@@ -112,6 +120,15 @@ class Book:
         """Return what is known of a tensor's shape; some exporters write −1 or 0 for open axes."""
         shape = self.types[name].shape if name in self.types else None
         return None if shape is None else tuple(n if n and n > 0 else None for n in shape)
+
+    def sizes(self, name: str) -> Sizes | None:
+        """Return what is known of a tensor's shape, and the names of open axes."""
+        shape = self.shape(name)
+        if shape is None:
+            return None
+        names = self.types[name].names or ("",) * len(shape)
+        return tuple(called or None if n is None else n
+                     for n, called in zip(shape, names, strict=True))  # fmt: skip
 
     def new(self, shape: Sequence[int]) -> Array:
         """Return atoms that may be exchanged with each other."""
@@ -135,6 +152,15 @@ class Book:
         """Let atoms stay where they are."""
         if atoms is not None and atoms.size:
             self._fixed.append((atoms, reason))
+
+    def within(self, atoms: Array, axes: Collection[int]) -> None:
+        """Let atoms that lie along several axes change their places along some of them only."""
+        inside = [i for i, size in enumerate(atoms.shape) if size > 1 and i in axes]
+        outside = [i for i, size in enumerate(atoms.shape) if size > 1 and i not in axes]
+        if inside and outside:
+            count = math.prod(atoms.shape[i] for i in outside)
+            for part in np.moveaxis(atoms, outside, range(len(outside))).reshape(count, -1):
+                self.tie(part)
 
     def alone(self, atoms: Array, axis: int) -> Array:
         """Return atoms along one axis of several that were permuted as one."""

@@ -1,11 +1,14 @@
-"""Operators that leave every channel where it is: elementwise, pooling, normalizing."""
+"""Operators that leave every channel where it is: elementwise, pooling, summing."""
+
+import math
 
 from onnxq.graph.coupling.book import Book
 from onnxq.graph.coupling.words import (
     OPEN,
-    along,
+    axes_of,
     hold_constants,
     keeps,
+    matched,
     operand,
     padded,
     rank_of,
@@ -13,7 +16,6 @@ from onnxq.graph.coupling.words import (
     stop_all,
     stop_arguments,
     stop_rest,
-    vector,
 )
 from onnxq.graph.io import Constant, Node, array_of
 from onnxq.graph.query import label
@@ -23,8 +25,8 @@ EACH = (
     "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Celu", "HardSigmoid", "HardSwish",
     "Softplus", "Softsign", "Gelu", "Mish", "Swish", "Erf", "Exp", "Log", "Sqrt", "Reciprocal",
     "Abs", "Neg", "Floor", "Ceil", "Round", "Sign", "Sin", "Cos", "Not", "Identity", "Cast",
-    "Dropout", "ThresholdedRelu", "Clip", "IsNaN", "IsInf", "Softmax", "LogSoftmax", "CastLike",
-    "LpNormalization", "MeanVarianceNormalization", "Shrink", "Atan", "BitwiseNot",
+    "Dropout", "ThresholdedRelu", "Clip", "IsNaN", "IsInf", "CastLike", "Shrink", "BitwiseNot",
+    "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh",
 )  # fmt: skip
 BROADCAST = (
     "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Where", "PRelu", "Mod",
@@ -32,7 +34,6 @@ BROADCAST = (
 )  # fmt: skip
 POOLS = (
     "MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool",
-    "Resize", "Upsample",
 )  # fmt: skip
 REDUCTIONS = (
     "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
@@ -68,7 +69,7 @@ def _broadcast(book: Book, node: Node) -> None:
     for tensor in node.inputs:
         if isinstance(tensor, Constant):
             operand(book, node, tensor, result)
-        elif tensor.name not in book.atoms:
+        elif tensor.name not in book.atoms and tensor.name not in book.alike:
             size = padded(book.shape(tensor.name) or (), rank)
             if any(n != 1 for n, own in zip(size, result.shape, strict=True) if own > 1):
                 why = book.why.get(tensor.name, "")
@@ -83,7 +84,7 @@ def _joined(book: Book, node: Node, rank: int) -> Array | None:
         atoms = book.atoms.get(tensor.name)
         if atoms is not None:
             atoms = atoms.reshape((1,) * (rank - atoms.ndim) + atoms.shape)
-            result = atoms if result is None else _matched(book, node, result, atoms)
+            result = atoms if result is None else matched(book, node, result, atoms)
     return result
 
 
@@ -102,61 +103,53 @@ def _spread(book: Book, node: Node, rank: int) -> Array | None:
     return None
 
 
-def _matched(book: Book, node: Node, one: Array, other: Array) -> Array:
-    """Tie the atoms of two operands; return those of the result."""
-    if one.shape == other.shape:
-        book.same(one, other)
-        return one
-    reason = f"{label(node)} joins channels along different axes"
-    book.fix(one, reason)
-    book.fix(other, reason)
-    return one
-
-
-def _normalization(book: Book, node: Node) -> None:
-    """Couple channels with the vectors of a BatchNormalization or InstanceNormalization."""
-    read = along(book, node.inputs[0], 1, f"{label(node)} takes it for a place")
-    if read is None:
-        hold_constants(book, node)
-        return
-    for index in range(1, len(node.inputs)):
-        vector(book, node, index, read.reshape(-1))
-    book.atoms[node.outputs[0].name] = read
-
-
-def _layer_normalization(book: Book, node: Node) -> None:
-    """Couple what is normalized with scale and bias."""
-    atoms = book.atoms.get(node.inputs[0].name)
-    if atoms is None:
-        hold_constants(book, node)
-        return
-    axis = node.attrs.get("axis", -1) % atoms.ndim
-    inside = [i for i, size in enumerate(atoms.shape) if size > 1 and i >= axis]
-    if inside and max(atoms.shape[:axis], default=1) > 1:
-        book.fix(atoms, f"{label(node)} normalizes some of its axes")
-    for tensor in node.inputs[1:]:
-        if isinstance(tensor, Constant):
-            operand(book, node, tensor, atoms)
-        elif tensor.name:
-            book.fix(atoms, f"{label(node)}: {tensor.name!r} is computed")
-    book.atoms[node.outputs[0].name] = atoms
-    stop_rest(book, node)
-
-
 def _pool(book: Book, node: Node) -> None:
     """Hand the atoms of channels on, each by itself; places inside a map stay."""
     stop_arguments(book, node)
     atoms = book.atoms.get(node.inputs[0].name)
     if atoms is None:
         return
-    after = book.shape(node.outputs[0].name)
-    if max(atoms.shape[2:], default=1) > 1 or (
-        node.op in ("Resize", "Upsample") and not keeps(after, atoms)
-    ):
+    if max(atoms.shape[2:], default=1) > 1:
         book.fix(atoms, f"{label(node)} mixes its places")
         return
     book.atoms[node.outputs[0].name] = atoms
     stop_rest(book, node)
+
+
+def _resize(book: Book, node: Node) -> None:
+    """Hand the atoms on of axes that keep their places."""
+    stop_arguments(book, node)
+    atoms = book.atoms.get(node.inputs[0].name)
+    if atoms is None:
+        return
+    moving = [axis for axis, size in enumerate(atoms.shape) if size > 1]
+    scales = _scales(node, atoms.ndim)
+    if scales is None:  # sizes are asked for
+        same = keeps(book.shape(node.outputs[0].name), atoms)
+        same &= node.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch"
+    else:
+        same = all(scales[axis] == 1 for axis in moving)
+    if not same or node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        book.fix(atoms, f"{label(node)} mixes its places")
+        return
+    book.atoms[node.outputs[0].name] = atoms
+
+
+def _scales(node: Node, rank: int) -> list[float] | None:
+    """Return by how much each axis grows, NaN if that is computed; None if sizes are given."""
+    if len(node.inputs) > 3 and node.inputs[3].name:
+        return None
+    given = node.inputs[2 if len(node.inputs) > 2 else 1 :]
+    scales = node.attrs.get("scales")
+    if given and isinstance(given[0], Constant):
+        scales = array_of(given[0]).tolist()
+    axes = node.attrs.get("axes") or range(rank)
+    if scales is None or len(scales) != len(axes):
+        return [math.nan] * rank
+    found = [1.0] * rank
+    for axis, scale in zip(axes, scales, strict=True):
+        found[axis] = scale
+    return found
 
 
 def _reduce(book: Book, node: Node) -> None:
@@ -165,7 +158,7 @@ def _reduce(book: Book, node: Node) -> None:
     atoms = book.atoms.get(node.inputs[0].name)
     if atoms is None:
         return
-    axes = _summed_axes(node)
+    axes = axes_of(node)
     if axes is None:
         book.fix(atoms, f"{label(node)}: its axes are computed")
         return
@@ -184,19 +177,10 @@ def _reduce(book: Book, node: Node) -> None:
     book.atoms[node.outputs[0].name] = atoms
 
 
-def _summed_axes(node: Node) -> list[int] | None:
-    """Return the axes a reduction sums over, empty if none are named, None if computed."""
-    for given in node.inputs[1:2]:
-        if given.name:
-            return array_of(given).tolist() if isinstance(given, Constant) else None
-    return list(node.attrs.get("axes") or [])
-
-
 RULES = {
     **dict.fromkeys(EACH, _each),
     **dict.fromkeys(BROADCAST, _broadcast),
     **dict.fromkeys(POOLS, _pool),
     **dict.fromkeys(REDUCTIONS, _reduce),
-    **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), _normalization),
-    "LayerNormalization": _layer_normalization,
+    **dict.fromkeys(("Resize", "Upsample"), _resize),
 }

@@ -1,6 +1,4 @@
-"""Operators that move, join, cut or repeat."""
-
-from collections.abc import Sequence
+"""Operators that move, join or repeat."""
 
 import numpy as np
 
@@ -9,11 +7,13 @@ from onnxq.graph.coupling.regroup import regrouped
 from onnxq.graph.coupling.words import (
     OPEN,
     along,
+    axes_of,
     hold_constants,
     keeps,
+    matched,
+    operand,
     padded,
     rank_of,
-    stop,
     stop_all,
     stop_arguments,
     why_not,
@@ -30,14 +30,25 @@ def _reshape(book: Book, node: Node) -> None:
     if atoms is None:
         hold_constants(book, node)
         return
-    before = book.shape(node.inputs[0].name) or (None,) * atoms.ndim
+    before = book.sizes(node.inputs[0].name) or (None,) * atoms.ndim
     known = tuple(n if own == 1 else own for n, own in zip(before, atoms.shape, strict=True))
-    after = book.shape(node.outputs[0].name)
+    after = book.sizes(node.outputs[0].name)
     result = None if after is None else regrouped(book, atoms, known, after)
     if result is None:
-        book.fix(atoms, f"{label(node)}: {OPEN}")
+        book.fix(atoms, f"{label(node)}: where its channels end up is not known")
     else:
         book.atoms[node.outputs[0].name] = result
+
+
+def _squeeze(book: Book, node: Node) -> None:
+    """Drop or add axes of size 1, of which the sizes of the others need not be known."""
+    atoms, axes = book.atoms.get(node.inputs[0].name), axes_of(node)
+    if atoms is None or not axes:
+        _reshape(book, node)
+        return
+    stop_arguments(book, node)
+    change = np.squeeze if node.op == "Squeeze" else np.expand_dims
+    book.atoms[node.outputs[0].name] = change(atoms, tuple(axes))
 
 
 def _transpose(book: Book, node: Node) -> None:
@@ -60,38 +71,56 @@ def _concat(book: Book, node: Node) -> None:
         return
     axis = node.attrs["axis"] % moving[0].ndim
     if all(atoms.shape[axis] == 1 for atoms in moving):
-        _side_by_side(book, node, moving)
+        _side_by_side(book, node, moving[0])
         return
-    sizes = [_size(book, tensor, axis) for tensor in node.inputs]
-    if any(size is None for size in sizes):
+    if any(_size(book, tensor, axis) is None for tensor in node.inputs):
         stop_all(book, node, f"{label(node)}: {OPEN}")
         return
-    parts = []
-    for tensor, atoms, size in zip(node.inputs, found, sizes, strict=True):
-        assert size is not None
-        part = book.new((size,))
-        if isinstance(tensor, Constant):
-            wanted = [size if i == axis else 1 for i in range(len(tensor.shape))]
-            book.same(part, book.use(tensor.name, tuple(tensor.shape), wanted))
-        elif atoms is None or atoms.shape[axis] == 1:
-            book.fix(part, why_not(book, tensor))
-            book.fix(atoms, f"{label(node)} joins channels along different axes")
-        else:
-            book.same(part, book.alone(atoms, axis))
-        parts.append(part)
-    shape = [1] * moving[0].ndim
-    shape[axis] = -1
-    book.atoms[node.outputs[0].name] = np.concatenate(parts).reshape(shape)
+    lines = {atoms.shape[:axis] + atoms.shape[axis + 1 :] for atoms in moving}
+    joint = all(each is not None and each.shape[axis] > 1 for each in found) and len(lines) == 1
+    parts = [_part(book, node, tensor, axis, joint=joint) for tensor in node.inputs]
+    book.atoms[node.outputs[0].name] = np.concatenate(parts, axis=axis)
 
 
-def _side_by_side(book: Book, node: Node, moving: Sequence[Array]) -> None:
+def _part(book: Book, node: Node, tensor: Tensor, axis: int, *, joint: bool) -> Array:
+    """Return new atoms behind a Concat, tied to those of one of its inputs.
+
+    Args:
+        book: Gets the atoms.
+        node: The Concat.
+        tensor: The input.
+        axis: Along which they are joined.
+        joint: Keep those along other axes too.
+    """
+    atoms = book.atoms.get(tensor.name)
+    if atoms is not None and atoms.shape[axis] > 1:
+        atoms = atoms if joint else book.alone(atoms, axis)
+        part = book.new(atoms.shape)
+        book.same(part, atoms)
+        return part
+    rank, size = rank_of(book, tensor) or 0, _size(book, tensor, axis) or 0
+    wanted = [size if i == axis else 1 for i in range(rank)]
+    part = book.new(wanted)
+    if isinstance(tensor, Constant):
+        book.same(part, book.use(tensor.name, tuple(tensor.shape), wanted))
+    else:
+        book.fix(part, why_not(book, tensor))
+        book.fix(atoms, f"{label(node)} joins channels along different axes")
+    return part
+
+
+def _side_by_side(book: Book, node: Node, result: Array) -> None:
     """Tie what is joined along another axis than that of the channels."""
-    if len(moving) < len(node.inputs) or any(a.shape != moving[0].shape for a in moving):
-        stop_all(book, node, f"{label(node)} joins it with what stays")
-        return
-    for atoms in moving[1:]:
-        book.same(moving[0], atoms)
-    book.atoms[node.outputs[0].name] = moving[0]
+    for tensor in node.inputs:
+        atoms = book.atoms.get(tensor.name)
+        if isinstance(tensor, Constant):
+            operand(book, node, tensor, result)
+        elif atoms is None:
+            why = why_not(book, tensor)
+            book.fix(result, f"{label(node)} joins it with {tensor.name!r}: {why}")
+        else:
+            matched(book, node, result, atoms)
+    book.atoms[node.outputs[0].name] = result
 
 
 def _size(book: Book, tensor: Tensor, axis: int) -> int | None:
@@ -103,165 +132,38 @@ def _size(book: Book, tensor: Tensor, axis: int) -> int | None:
     return None if shape is None else shape[axis]
 
 
-def _split(book: Book, node: Node) -> None:
-    """Hand each part of the atoms on."""
-    stop_arguments(book, node)
-    atoms = book.atoms.get(node.inputs[0].name)
-    if atoms is None:
-        return
-    axis = node.attrs.get("axis", 0) % atoms.ndim
-    if atoms.shape[axis] == 1:
-        book.atoms.update({tensor.name: atoms for tensor in node.outputs})
-        return
-    sizes = [(book.shape(t.name) or (None,) * atoms.ndim)[axis] for t in node.outputs]
-    if atoms.size != atoms.shape[axis] or None in sizes or sum(filter(None, sizes)) != atoms.size:
-        book.fix(atoms, f"{label(node)}: {OPEN}")
-        return
-    ends = np.cumsum([size for size in sizes if size is not None])[:-1]
-    for tensor, part in zip(node.outputs, np.split(atoms, ends, axis=axis), strict=True):
-        book.tie(part.ravel())
-        book.atoms[tensor.name] = part
-
-
-def _slice(book: Book, node: Node) -> None:
-    """Hand the part of the atoms on that is left."""
-    stop_arguments(book, node)
-    atoms = book.atoms.get(node.inputs[0].name)
-    if atoms is None:
-        return
-    cuts = _cuts(node, atoms.ndim)
-    if cuts is None:
-        book.fix(atoms, f"{label(node)}: where it cuts is computed")
-        return
-    touched = [axis for axis in cuts if atoms.shape[axis] > 1]
-    if touched and atoms.size != atoms.shape[touched[0]]:
-        book.fix(atoms, f"{label(node)} cuts channels that lie along several axes")
-        return
-    for axis in touched:
-        atoms = atoms.take(np.arange(atoms.shape[axis])[cuts[axis]], axis=axis)
-        book.tie(atoms.ravel())
-    if atoms.size:
-        book.atoms[node.outputs[0].name] = atoms
-
-
-def _cuts(node: Node, rank: int) -> dict[int, slice] | None:
-    """Return what a Slice leaves of each axis it cuts, None if that is computed."""
-    given = list(node.inputs[1:])
-    if given and not all(isinstance(t, Constant) or not t.name for t in given):
-        return None
-    if given:
-        values = [array_of(t).tolist() if t.name else None for t in given]
-    else:
-        values = [node.attrs.get(key) for key in ("starts", "ends", "axes")]
-    starts, ends, axes, steps = (*values, None, None)[:4]
-    if starts is None or ends is None:
-        return None
-    axes = list(range(len(starts))) if axes is None else axes
-    steps = [1] * len(starts) if steps is None else steps
-    cuts = {}
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        stop = None if step < 0 and end < -(1 << 30) else end
-        cuts[axis % rank] = slice(start, stop, step)
-    return cuts
-
-
-def _gather(book: Book, node: Node) -> None:
-    """Hand the atoms on that are picked; rows picked from a constant have atoms of their own."""
-    data, indices = node.inputs
-    axis, rank = node.attrs.get("axis", 0), rank_of(book, indices)
-    if isinstance(data, Constant):
-        _picked_rows(book, node, axis, rank)
-        return
-    stop(book, indices, f"{label(node)} picks by it")
-    atoms = book.atoms.get(data.name)
-    if atoms is None:
-        return
-    axis %= atoms.ndim
-    before, after = atoms.shape[:axis], atoms.shape[axis + 1 :]
-    if rank is None:
-        book.fix(atoms, f"{label(node)}: {OPEN}")
-    elif atoms.shape[axis] == 1:
-        book.atoms[node.outputs[0].name] = atoms.reshape(*before, *(1,) * rank, *after)
-    elif not isinstance(indices, Constant) or atoms.size != atoms.shape[axis]:
-        book.fix(atoms, f"{label(node)} picks of it at run time")
-    else:
-        picked = atoms.ravel()[array_of(indices).ravel()]
-        book.tie(np.unique(picked))
-        if len(np.unique(picked)) < picked.size:
-            book.fix(picked, f"{label(node)} picks it twice")
-        shape = tuple(indices.shape)
-        if max(shape, default=1) > 1:
-            book.atoms[node.outputs[0].name] = picked.reshape(*before, *shape, *after)
-        else:
-            book.fix(picked, f"{label(node)} picks it")
-
-
-def _picked_rows(book: Book, node: Node, axis: int, rank: int | None) -> None:
-    """Give what an embedding returns the atoms of its columns."""
-    table = node.inputs[0]
-    shape = tuple(table.shape)
-    if rank is None or isinstance(node.inputs[1], Constant) or axis or len(shape) != 2:
-        stop_all(book, node, f"{label(node)} picks at run time")
-        return
-    stop(book, node.inputs[1], f"{label(node)} picks by it")
-    columns = book.use(table.name, shape, (1, shape[1]))
-    book.atoms[node.outputs[0].name] = columns.reshape(*(1,) * rank, -1)
-
-
-def _pad(book: Book, node: Node) -> None:
-    """Hand atoms on where nothing is added along their axes; zeros added there stay."""
-    stop_arguments(book, node)
-    atoms = book.atoms.get(node.inputs[0].name)
-    if atoms is None:
-        return
-    pads = node.attrs.get("pads")
-    if len(node.inputs) > 1 and isinstance(node.inputs[1], Constant):
-        pads = array_of(node.inputs[1]).tolist()
-    moving = [i for i, size in enumerate(atoms.shape) if size > 1]
-    simple = pads is not None and len(pads) == 2 * atoms.ndim and len(node.inputs) < 4
-    if simple and not any(pads[i] or pads[i + atoms.ndim] for i in moving):
-        book.atoms[node.outputs[0].name] = atoms
-        return
-    mode = node.attrs.get("mode", "constant")
-    if not simple or mode != "constant" or len(moving) > 1:
-        book.fix(atoms, f"{label(node)} adds to it")
-        return
-    (axis,) = moving
-    ends = pads[axis], pads[axis + atoms.ndim]
-    if min(ends) < 0:
-        book.fix(atoms, f"{label(node)} cuts it")
-        return
-    added = np.split(book.new((sum(ends),)), [ends[0]])  # all the same, and so free
-    inside = book.new((atoms.size,))
-    book.same(inside, atoms)
-    shape = [1] * atoms.ndim
-    shape[axis] = -1
-    book.atoms[node.outputs[0].name] = np.concatenate([added[0], inside, added[1]]).reshape(shape)
-
-
 def _expand(book: Book, node: Node) -> None:
     """Hand atoms on where an axis stays as long as it was; what was repeated is all the same."""
     stop_arguments(book, node)
     atoms, after = book.atoms.get(node.inputs[0].name), book.shape(node.outputs[0].name)
     if atoms is None:
-        hold_constants(book, node)
         _repeated(book, node, after)
         return
     if after is not None and len(after) >= atoms.ndim:
         atoms = atoms.reshape((1,) * (len(after) - atoms.ndim) + atoms.shape)
     if after is None or not keeps(after, atoms):
-        book.fix(atoms, f"{label(node)}: {OPEN}")
+        book.fix(atoms, f"{label(node)} repeats it, or its sizes are not known")
         return
     book.atoms[node.outputs[0].name] = atoms
 
 
 def _repeated(book: Book, node: Node, after: Shape | None) -> None:
-    """Give atoms to the one axis along which all values are the same."""
-    before = book.shape(node.inputs[0].name)
+    """Give atoms to the one long axis of a constant, or the one along which all is the same."""
+    tensor = node.inputs[0]
+    before = tuple(tensor.shape) if isinstance(tensor, Constant) else book.shape(tensor.name)
     if before is None or after is None or len(before) > len(after):
+        hold_constants(book, node)
         return
     before = padded(before, len(after))
     pairs = list(zip(before, after, strict=True))
+    if isinstance(tensor, Constant) and len(np.unique(array_of(tensor))) == 1:
+        book.alike.add(node.outputs[0].name)
+    long = [size for size, _ in pairs if size != 1]
+    if isinstance(tensor, Constant) and len(long) == 1 and (long[0], long[0]) in pairs:
+        used = book.use(tensor.name, tuple(tensor.shape), tuple(tensor.shape))
+        book.atoms[node.outputs[0].name] = used.reshape([size or 1 for size in before])
+        return
+    hold_constants(book, node)
     grown = [i for i, (old, new) in enumerate(pairs) if old == 1 and new is not None and new > 1]
     if len(grown) == 1:
         shape = [after[i] if i in grown else 1 for i in range(len(after))]
@@ -283,20 +185,35 @@ def _depth_to_space(book: Book, node: Node) -> None:
     book.atoms[node.outputs[0].name] = out.reshape(1, -1, 1, 1)
 
 
+def _space_to_depth(book: Book, node: Node) -> None:
+    """Let what becomes of a channel move together: as many channels as a block has places."""
+    atoms = along(book, node.inputs[0], 1, f"{label(node)} takes it for a place")
+    if atoms is None:
+        return
+    out = book.new((node.attrs["blocksize"] ** 2, atoms.size))
+    book.tie(atoms.ravel(), out.T)
+    book.atoms[node.outputs[0].name] = out.reshape(1, -1, 1, 1)
+
+
+def _constant_of_shape(book: Book, node: Node) -> None:
+    """Know that all values are the same."""
+    stop_all(book, node, f"an argument of {label(node)}")
+    book.alike.add(node.outputs[0].name)
+
+
 def _shape(book: Book, node: Node) -> None:
     """Know that sizes do not depend on the order; a constant read so stays."""
     hold_constants(book, node)
 
 
 RULES = {
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
+    **dict.fromkeys(("Reshape", "Flatten"), _reshape),
+    **dict.fromkeys(("Squeeze", "Unsqueeze"), _squeeze),
     **dict.fromkeys(("Expand", "Tile"), _expand),
     **dict.fromkeys(("Shape", "Size"), _shape),
+    "ConstantOfShape": _constant_of_shape,
     "Transpose": _transpose,
     "Concat": _concat,
-    "Split": _split,
-    "Slice": _slice,
-    "Gather": _gather,
-    "Pad": _pad,
     "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _space_to_depth,
 }

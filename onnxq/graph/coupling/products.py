@@ -1,5 +1,7 @@
 """Operators with weights: what is summed over, and what is left."""
 
+import numpy as np
+
 from onnxq.graph.coupling.book import Book
 from onnxq.graph.coupling.words import (
     OPEN,
@@ -107,29 +109,46 @@ def _between(book: Book, node: Node, left: Tensor, right: Tensor) -> None:
 
 def _summed(book: Book, node: Node, rank: int) -> None:
     """Tie what two tensors of the same rank are summed over; hand one of the axes left on."""
+    last = rank - 1, rank - 2
     summed, kept = [], []
-    for tensor, axis, other in zip(node.inputs, (-1, -2), (-2, -1), strict=True):
+    for tensor, axis, other in zip(node.inputs, last, last[::-1], strict=True):
         atoms = book.atoms.get(tensor.name)
         if atoms is not None and atoms.shape[axis] > 1:
-            summed.append(book.alone(atoms, axis % rank))
+            summed.append(_side(book, atoms, axis, other))
         elif atoms is not None:
-            kept.append(_left(book, node, atoms, other % rank))
-    if len(summed) == 2:
-        book.same(*summed)
-    elif summed:
-        book.fix(summed[0], f"{label(node)} sums it with what stays")
+            kept.append(_left(book, node, atoms, other))
+    _sum_up(book, node, summed)
     for atoms in kept[1:]:
         book.fix(atoms, f"{label(node)} keeps channels of both sides")
     if kept:
         book.atoms[node.outputs[0].name] = kept[0]
 
 
+def _sum_up(book: Book, node: Node, sides: list[Array]) -> None:
+    """Tie what is summed over on the one side to the same on the other."""
+    if len({atoms.shape for atoms in sides}) > 1:
+        sides = [book.alone(atoms, 0) for atoms in sides]
+    if len(sides) == 2:
+        book.same(*sides)
+    else:
+        for atoms in sides:
+            book.fix(atoms, f"{label(node)} sums it with what stays")
+
+
+def _side(book: Book, atoms: Array, axis: int, other: int) -> Array:
+    """Return the atoms that are summed over, that axis first; along the others they stay."""
+    if atoms.shape[other] > 1:
+        atoms = book.alone(atoms, axis)
+    book.within(atoms, (axis,))
+    return np.moveaxis(atoms, axis, 0)
+
+
 def _left(book: Book, node: Node, atoms: Array, axis: int) -> Array:
-    """Return the atoms along the axis a product keeps; along the others they stay."""
+    """Return the atoms a product keeps: they move along one axis, and stay along the others."""
     if atoms.shape[axis] == 1:
         book.fix(atoms, f"{label(node)} multiplies along it")
-        return atoms
-    return book.alone(atoms, axis)
+    book.within(atoms, (axis,))
+    return atoms
 
 
 def _gemm(book: Book, node: Node) -> None:

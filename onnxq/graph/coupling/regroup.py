@@ -5,13 +5,13 @@ from itertools import product
 
 import numpy as np
 
-from onnxq.graph.coupling.book import Book, Shape
+from onnxq.graph.coupling.book import Book, Sizes
 from onnxq.types import Array
 
 LARGEST = 1 << 22  # places; more are not numbered one by one
 
 
-def regrouped(book: Book, atoms: Array, before: Shape, after: Shape) -> Array | None:
+def regrouped(book: Book, atoms: Array, before: Sizes, after: Sizes) -> Array | None:
     """Return the atoms behind a Reshape, or None where the sizes do not tell.
 
     The axes with atoms, and as few around them as possible, are those that some axes behind the
@@ -20,16 +20,15 @@ def regrouped(book: Book, atoms: Array, before: Shape, after: Shape) -> Array | 
     Args:
         book: Gets new atoms where places were numbered by the channel and something else.
         atoms: In front of it.
-        before: Shape in front of it, None for open axes.
-        after: Shape behind it.
+        before: Sizes in front of it.
+        after: Sizes behind it.
     """
     after = _filled(before, after)
     found = _block(atoms, before, after)
     if found is None:
         return None
     (first, last), (start, stop) = found
-    inside = [size for size in before[first:last] if size is not None]
-    made = [size for size in after[start:stop] if size is not None]
+    inside, made = _known(before[first:last]), _known(after[start:stop])
     if math.prod(inside) > LARGEST:
         return None
     places = np.broadcast_to(atoms.reshape(atoms.shape[first:last]), inside).reshape(made)
@@ -43,17 +42,22 @@ def regrouped(book: Book, atoms: Array, before: Shape, after: Shape) -> Array | 
     return places.reshape(*ones[0], *places.shape, *ones[1])
 
 
-def _filled(before: Shape, after: Shape) -> Shape:
-    """Work out the size of a single open axis, open axes in front being those of before."""
+def _known(sizes: Sizes) -> list[int]:
+    """Return the sizes that are numbers."""
+    return [size for size in sizes if isinstance(size, int)]
+
+
+def _filled(before: Sizes, after: Sizes) -> Sizes:
+    """Work out the size of a single open axis behind axes that are the same."""
     same = 0
-    while same < min(len(before), len(after)) and before[same] == after[same]:
+    while same < min(len(before), len(after)) and before[same] == after[same] is not None:
         same += 1
-    known = [size for size in after[same:] if size is not None]
-    rest = [size for size in before[same:] if size is not None]
+    known, rest = _known(after[same:]), _known(before[same:])
     total, part = math.prod(rest), math.prod(known)
     if len(known) + 1 < len(after) - same or len(rest) < len(before) - same or total % part:
         return after
-    return tuple(total // part if n is None and i >= same else n for i, n in enumerate(after))
+    filled = [size if isinstance(size, int) else total // part for size in after[same:]]
+    return (*after[:same], *filled)
 
 
 def _numbered(book: Book, places: Array) -> Array:
@@ -68,7 +72,7 @@ def _numbered(book: Book, places: Array) -> Array:
 
 
 def _block(
-    atoms: Array, before: Shape, after: Shape
+    atoms: Array, before: Sizes, after: Sizes
 ) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """Return the axes with atoms, and those that take their place."""
     axes = [i for i, size in enumerate(atoms.shape) if size > 1]
@@ -84,18 +88,24 @@ def _block(
     return None
 
 
-def _equal(before: Shape, after: Shape) -> bool:
-    """Say whether some axes surely hold as many values as others."""
-    if None in before or None in after:
-        return False
-    return math.prod(n or 0 for n in before) == math.prod(n or 0 for n in after)
+def _equal(before: Sizes, after: Sizes) -> bool:
+    """Say whether some axes of known sizes hold as many values as others."""
+    return _numbers(before, after) and math.prod(_known(before)) == math.prod(_known(after))
 
 
-def _same(before: Shape, after: Shape) -> bool:
-    """Say whether some axes hold as many values as others; open ones at the same place do."""
-    return before == after or _equal(before, after)
+def _same(before: Sizes, after: Sizes) -> bool:
+    """Say whether some axes surely hold as many values as others; open ones have names."""
+    names = [sorted(n for n in sizes if isinstance(n, str)) for sizes in (before, after)]
+    known = [_known(sizes) for sizes in (before, after)]
+    sure = None not in before and None not in after
+    return sure and names[0] == names[1] and math.prod(known[0]) == math.prod(known[1])
 
 
-def _differ(before: Shape, after: Shape) -> bool:
+def _differ(before: Sizes, after: Sizes) -> bool:
     """Say whether some axes surely hold more or fewer values than others."""
-    return None not in before and None not in after and not _equal(before, after)
+    return _numbers(before, after) and not _equal(before, after)
+
+
+def _numbers(before: Sizes, after: Sizes) -> bool:
+    """Say whether all sizes are known."""
+    return all(isinstance(size, int) for size in (*before, *after))

@@ -8,13 +8,21 @@ describes stays, and all that is tied to it.
 
 from collections.abc import Iterator
 
-from onnxq.graph.coupling import each, moves, products
+from onnxq.graph.coupling import cuts, each, moves, norms, products, recurrent
 from onnxq.graph.coupling.book import Book, Channels
 from onnxq.graph.coupling.words import stop, stop_all
-from onnxq.graph.io import Constant, Model, Node, Tensor
+from onnxq.graph.io import Model, Node, Tensor, overridable
 from onnxq.graph.query import is_standard, label, tensor_types
 
-RULES = {**each.RULES, **moves.RULES, **products.RULES}
+RULES = {
+    **each.RULES,
+    **norms.RULES,
+    **moves.RULES,
+    **cuts.RULES,
+    **products.RULES,
+    **recurrent.RULES,
+}
+OLDEST = 7  # before, operators broadcast in another way
 
 
 def channels_of(model: Model) -> Channels:
@@ -23,20 +31,34 @@ def channels_of(model: Model) -> Channels:
     Args:
         model: A prepared model; only its main graph moves.
     """
-    book = Book(types=tensor_types(model))
+    book = Book(types=tensor_types(model), read=frozenset(_read(model)), opset=model.opset)
     for tensor in model.graph.inputs:
         book.why[tensor.name] = f"model input {tensor.name!r}"
+    _hold_given(book, model)
     for node in _in_order(model):
         _apply(book, node)
     for tensor in model.graph.outputs:
-        book.fix(book.atoms.get(tensor.name), f"model output {tensor.name!r}")
-        if isinstance(tensor, Constant):
-            book.hold(tensor.name, f"model output {tensor.name!r}")
+        stop(book, tensor, f"model output {tensor.name!r}")
     readers: dict[str, int] = {}
     for node in model.graph.nodes:
         for tensor in node.inputs:
             readers[tensor.name] = readers.get(tensor.name, 0) + 1
     return book.close(readers)
+
+
+def _read(model: Model) -> Iterator[str]:
+    """Yield the names of tensors that are read, by bodies and by the user too."""
+    for node in model.graph.nodes:
+        yield from (tensor.name for tensor in (*node.inputs, *_captured(node)))
+    yield from (tensor.name for tensor in model.graph.outputs)
+
+
+def _hold_given(book: Book, model: Model) -> None:
+    """Let constants stay that a user may replace, and those without a dense message."""
+    for name in overridable(model):
+        book.hold(name, f"model input {name!r}")
+    for sparse in model.proto.graph.sparse_initializer:
+        book.hold(sparse.values.name, f"{sparse.values.name!r} is sparse")
 
 
 def _in_order(model: Model) -> list[Node]:
@@ -47,7 +69,7 @@ def _in_order(model: Model) -> list[Node]:
         stack = [start]
         while stack:
             node = stack[-1]
-            waits = [made[id(t)] for t in node.inputs if id(t) in made]
+            waits = [made[id(t)] for t in (*node.inputs, *_captured(node)) if id(t) in made]
             waits = [each for each in waits if id(each) not in done]
             if waits:
                 stack.extend(waits)
@@ -62,10 +84,16 @@ def _apply(book: Book, node: Node) -> None:
     for outer in _captured(node):
         stop(book, outer, f"{label(node)} reads it in a body")
     rule = RULES.get(node.op) if is_standard(node) else None
-    if rule is None or list(node.subgraphs()):
+    if book.opset < OLDEST:
+        stop_all(book, node, f"{label(node)} is of operator set {book.opset}")
+    elif rule is None or list(node.subgraphs()):
         stop_all(book, node, f"{label(node)}: what {node.op} does to channels is not known")
     else:
         rule(book, node)
+    for tensor in node.outputs:
+        if tensor.name in book.atoms and (not tensor.name or book.atoms[tensor.name].size == 1):
+            del book.atoms[tensor.name]
+            book.why[tensor.name] = f"{tensor.name!r} has a single channel"
     reasons = [book.why[t.name] for t in node.inputs if t.name in book.why]
     reasons += [f"{label(node)} has written it"]
     for tensor in node.outputs:

@@ -3,7 +3,7 @@
 import math
 
 from onnxq.graph.coupling.book import Book, Shape
-from onnxq.graph.io import Constant, Node, Tensor
+from onnxq.graph.io import Constant, Node, Tensor, array_of
 from onnxq.graph.query import label
 from onnxq.types import Array
 
@@ -33,8 +33,8 @@ def stop_arguments(book: Book, node: Node) -> None:
 def stop_rest(book: Book, node: Node) -> None:
     """Leave the outputs behind the first without atoms; if they are read, nothing moves."""
     for tensor in node.outputs[1:]:
-        if tensor.outputs:
-            stop_all(book, node, f"{label(node)}: {tensor.name!r} is read")
+        if tensor.name in book.read:
+            stop_all(book, node, f"{label(node)}: its output {tensor.name!r} is read")
 
 
 def hold_constants(book: Book, node: Node) -> None:
@@ -81,6 +81,14 @@ def keeps(after: Shape | None, atoms: Array) -> bool:
     return all(after[i] == size for i, size in enumerate(atoms.shape) if size > 1)
 
 
+def axes_of(node: Node) -> list[int] | None:
+    """Return the axes a node names, empty if it names none, None if they are computed."""
+    for given in node.inputs[1:2]:
+        if given.name:
+            return array_of(given).ravel().tolist() if isinstance(given, Constant) else None
+    return list(node.attrs.get("axes") or [])
+
+
 def operand(book: Book, node: Node, tensor: Tensor, atoms: Array) -> None:
     """Tie a constant operand to the atoms it meets."""
     shape = (1,) * (atoms.ndim - len(tensor.shape)) + tuple(tensor.shape)
@@ -99,6 +107,17 @@ def operand(book: Book, node: Node, tensor: Tensor, atoms: Array) -> None:
     start = atoms.ndim - len(tensor.shape)
     used = book.use(tensor.name, shape[start:], wanted[start:])
     book.same(used.reshape(wanted), atoms)
+
+
+def matched(book: Book, node: Node, one: Array, other: Array) -> Array:
+    """Tie the atoms of two operands; return those of the result."""
+    if one.shape == other.shape:
+        book.same(one, other)
+        return one
+    reason = f"{label(node)} joins channels along different axes"
+    book.fix(one, reason)
+    book.fix(other, reason)
+    return one
 
 
 def _unused(book: Book, tensor: Tensor) -> None:
