@@ -21,11 +21,13 @@ class Effort:
     Attributes:
         rounds: Over all families, at most.
         tries: Swaps a family and round; a family with fewer pairs of channels tries each once.
+        tiles: Tiles that the lines of these swaps cross, at most: blocks are many.
         gain: A round that lowers the total by a smaller part is the last.
     """
 
     rounds: int = 6
     tries: int = 30_000
+    tiles: int = 4_000_000
     gain: float = 1e-4
 
 
@@ -65,7 +67,9 @@ def cluster_order(
     for number in range(effort.rounds):
         before = now
         for own, order in zip(lines, orders, strict=True):
-            improve(cells, own, order, _pairs(own, effort.tries, rng))
+            crossed = 2 * int(own[0, :, 5].sum())
+            tries = min(effort.tries, effort.tiles // crossed)
+            improve(cells, own, order, _pairs(own, tries, rng))
         now = float(cells.errors.sum())
         report(number, now)
         if now >= before * (1 - effort.gain):

@@ -100,7 +100,7 @@ def test_scores_are_those_of_the_file(folder: Path, mode: str, activations: str)
 def test_blocks_on_an_ordinary_target(folder: Path) -> None:
     rules = onnxq.TensorRule(dtype="int4", granularity="block:24")
     asked = onnxq.Recipe(
-        target="cpu", weights=rules, activations=onnxq.TensorRule(dtype="float"), reorder="cluster"
+        target="cpu", weights=rules, activations=onnxq.TensorRule(dtype="float"), reorder="sort"
     )
     result = by_library(folder, "b.onnx", Cooling(swaps=30), asked)
     assert result.kept.after.after >= result.kept.before.after - 1e-3
