@@ -80,6 +80,11 @@ class Cooling:
         share = number * (self.restarts + 1) / self.swaps % 1
         return float(first * COLD**share)
 
+    def restarts_at(self, number: int) -> bool:
+        """Say whether the temperature has gone up again with a swap."""
+        before, now = (n * (self.restarts + 1) // self.swaps for n in (number - 1, number))
+        return number > 0 and now > before
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnnealProgress:
@@ -221,6 +226,8 @@ class Annealing:
 
     def step(self) -> bool:
         """Try one swap; say whether to go on."""
+        if self._cooling.restarts_at(self.done) and self.best > self.bench.now.score:
+            self.bench.adopt(self._arrangement.place(self.orders))
         family, pair = self._proposed()
         draw = max(float(self._rng.random()), TINY)
         warm = self.done < WARM and self._cooling.temperature is None

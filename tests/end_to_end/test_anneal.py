@@ -21,6 +21,7 @@ from onnxq.search.anneal import (
     order_path,
     threshold_of,
 )
+from onnxq.search.arrangement import Arrangement
 from onnxq.search.tune import parts
 
 MODEL = Path("sample_models/fashion_resnet/model.onnx").resolve()
@@ -159,6 +160,23 @@ def test_a_checkpoint_of_another_search_is_refused(folder: Path) -> None:
         by_library(folder, "o.onnx", Cooling(checkpoint=checkpoint), report=stop)
     with pytest.raises(CalibrationError, match="of another model"):
         by_library(folder, "o.onnx", Cooling(checkpoint=checkpoint, resume=True, seed=1))
+
+
+def test_a_restart_goes_back_to_the_best_order(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cooling = Cooling(swaps=40, restarts=1, temperature=100.0, drop=False)
+    place, back = Arrangement.place, []
+
+    def placed(self: Arrangement, orders: Any) -> Any:
+        found = place(self, orders)
+        back.append(all(map(np.array_equal, self.orders, orders)))
+        return found
+
+    monkeypatch.setattr(Arrangement, "place", placed)
+    by_library(folder, "r.onnx", cooling)
+    assert [n for n in range(40) if cooling.restarts_at(n)] == [20]
+    assert back == [True]
 
 
 def test_time_is_a_limit(folder: Path) -> None:
