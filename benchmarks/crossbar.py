@@ -32,7 +32,7 @@ from benchmarks.measure import Reference, Settings
 from benchmarks.metrics import Change
 from benchmarks.positions import _widths
 from benchmarks.ranges import _markdown
-from benchmarks.table import _metric, _number, environment
+from benchmarks.table import _finite, _metric, _number, environment
 from onnxq import Cut, NodeRule, Recipe, Runtime, Source, TensorRule, calibrate, quantize
 from onnxq.errors import OnnxqError
 from onnxq.planning import plan_model
@@ -231,7 +231,8 @@ def measure(job: Job, asked: Asked, tiles: dict[Asked, Any]) -> Result:
             moved = _way(asked.way).write(job, asked.recipe(job.ends), output)
             seconds = time.monotonic() - begun
             outputs = job.reference.run(output)
-        except OnnxqError as error:
+            scored = job.reference.score(outputs)
+        except (OnnxqError, ValueError) as error:
             return Result(model=job.name, asked=asked, error=str(error))
     answers = job.reference.answers(outputs)
     plain = tiles.get(_on_tiles(asked))
@@ -244,7 +245,7 @@ def measure(job: Job, asked: Asked, tiles: dict[Asked, Any]) -> Result:
         noise=None if moved is None else (moved.before, moved.after),
         over_tile=job.reference.changes(plain, answers) if compared else (),
         seconds=seconds,
-        **job.reference.score(outputs),
+        **scored,
     )
 
 
@@ -400,7 +401,7 @@ def tables(results: Sequence[Result]) -> str:
 def _write(results: Sequence[Result], told: Mapping[str, Any], folder: Path) -> None:
     """Write what there is so far."""
     plain = {"settings": told, "environment": environment()}
-    content = {**plain, "results": [asdict(result) for result in results]}
+    content = _finite({**plain, "results": [asdict(result) for result in results]})
     (folder / "crossbar.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (folder / "crossbar.md").write_text(tables(results), encoding="utf-8")
 
