@@ -373,11 +373,11 @@ def spread(results: Sequence[Result]) -> str:
     lines[0] += ["cosine: least", "mean", "greatest", "std", "metric: least", "mean"]
     lines[0] += ["greatest", "std"]
     lines.append(["---"] * len(lines[0]))
-    for (model, bits, *group), each in groups.items():
-        cosines = [result.cosine or 0.0 for result in each]
-        metrics = [result.changes[0].after for result in each]
+    for (model, bits, *group), orders in groups.items():
+        cosines = [result.cosine or 0.0 for result in orders]
+        metrics = [result.changes[0].after for result in orders]
         cells = [*_spread(cosines), *_spread(metrics)]
-        lines.append([f"{model}, {bits} bits", *group, str(len(each)), *cells])
+        lines.append([f"{model}, {bits} bits", *group, str(len(orders)), *cells])
     return _markdown(lines)
 
 
