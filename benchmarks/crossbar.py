@@ -84,6 +84,7 @@ class Asked:
         layers: One of `LAYERS`.
         scales: How the scale of a tile is chosen.
         mode: What changes places.
+        correct_bias: ``yes`` or ``no``, of the recipe.
     """
 
     way: str
@@ -93,6 +94,7 @@ class Asked:
     layers: str
     scales: str
     mode: str
+    correct_bias: str = "no"
 
     def recipe(self, ends: tuple[str, str]) -> Recipe:
         """Ask for it, in the order of the model."""
@@ -106,6 +108,7 @@ class Asked:
             weights=TensorRule(dtype=f"int{self.bits}"),
             rules=tuple(out) if self.layers == "inner" else (),
             tile_scales=self.scales,
+            correct_bias=self.correct_bias == "yes",
             reorder="none",
             reorder_mode=self.mode,
         )
@@ -167,8 +170,8 @@ def _way(name: str) -> Way:
 def settings(asked: argparse.Namespace) -> Iterator[Asked]:
     """Yield what to measure of a model: what does not depend on a size or a mode, once."""
     ways = [*asked.ways, *(f"random:{seed}" for seed in range(asked.random))]
-    chosen = product(asked.modes, asked.scales, asked.bits, asked.activations, asked.layers)
-    for mode, scales, bits, activations, layers in chosen:
+    rest = (asked.correct_bias, asked.scales, asked.bits, asked.activations, asked.layers)
+    for mode, correct_bias, scales, bits, activations, layers in product(asked.modes, *rest):
         for size, way in product(asked.sizes, ways):
             again = (_way(way).size and size != asked.sizes[0]) or (
                 not _way(way).moves and mode != asked.modes[0]
@@ -182,6 +185,7 @@ def settings(asked: argparse.Namespace) -> Iterator[Asked]:
                     layers=layers,
                     scales=scales,
                     mode=mode,
+                    correct_bias=correct_bias,
                 )
 
 
@@ -280,9 +284,10 @@ def load(name: str, asked: argparse.Namespace) -> Job:
     )
 
 
+GROUP = ("model, weights", "activations", "layers", "scales", "correct bias", "mode")
 HEADINGS = [
-    *("model", "bits", "activations", "layers", "scales", "mode", "size", "way", "cosine"),
-    *("SQNR dB", "agree", "float → quantized [95 % of the difference]"),
+    *("model", "bits", "activations", "layers", "scales", "correct bias", "mode", "size", "way"),
+    *("cosine", "SQNR dB", "agree", "float → quantized [95 % of the difference]"),
     *("tile → this [95 %]", "predicted noise", "seconds"),
 ]
 
@@ -296,6 +301,7 @@ def rows(results: Sequence[Result]) -> str:
         metrics = "<br>".join(map(_metric, each.changes)) or "–"
         lines.append([
             *(each.model, str(asked.bits), asked.activations, asked.layers, asked.scales),
+            asked.correct_bias,
             asked.mode if _way(asked.way).moves else "–",
             *("–" if own else asked.size, asked.way),
             *(_number(each.cosine, 4), _number(each.sqnr, 1), _number(each.agreement, 3)),
@@ -315,7 +321,7 @@ def overview(results: Sequence[Result]) -> str:
     """
     known = [each for each in results if each.asked.way in WAYS]
     ways = [way for way in WAYS if any(each.asked.way == way for each in known)]
-    lines = [["model, weights", "activations", "layers", "scales", "mode", "size", *ways]]
+    lines = [[*GROUP, "size", *ways]]
     lines.append(["---"] * len(lines[0]))
     for (model, bits, *group), there in _grouped(known).items():
         sizes = list(dict.fromkeys(each.asked.size for each in there))
@@ -336,8 +342,8 @@ def _grouped(results: Sequence[Result]) -> dict[tuple[Any, ...], list[Result]]:
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for each in results:
         asked = each.asked
-        key = (asked.bits, asked.activations, asked.layers, asked.scales, asked.mode)
-        groups.setdefault((each.model, *key), []).append(each)
+        key = (asked.activations, asked.layers, asked.scales, asked.correct_bias, asked.mode)
+        groups.setdefault((each.model, asked.bits, *key), []).append(each)
     return groups
 
 
@@ -369,9 +375,10 @@ def spread(results: Sequence[Result]) -> str:
                 groups.setdefault((*key, each.asked.size), []).append(each)
     if not groups:
         return ""
-    lines = [["model, weights", "activations", "layers", "scales", "mode", "size", "orders"]]
-    lines[0] += ["cosine: least", "mean", "greatest", "std", "metric: least", "mean"]
-    lines[0] += ["greatest", "std"]
+    four = ("least", "mean", "greatest", "std")
+    lines = [
+        [*GROUP, "size", "orders", *(f"{what}: {w}" for what in ("cosine", "metric") for w in four)]
+    ]
     lines.append(["---"] * len(lines[0]))
     for (model, bits, *group), orders in groups.items():
         cosines = [result.cosine or 0.0 for result in orders]
@@ -449,6 +456,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--layers", type=_words(LAYERS), default=["all"], help="all,inner (all)")
     add("--scales", type=_words(TILE_SCALES), default=["range"], help="range,cosine (range)")
     add("--modes", type=_words(REORDER_MODES), default=["joint"], help="joint,independent (joint)")
+    add("--correct-bias", type=_words(("no", "yes")), default=["no"], help="no,yes (no)")
     add("--random", type=int, default=0, help="so many random orders besides (0)")
     add("--bits", type=_widths, default=(4,), help="widths of weights, comma between them (4)")
     add("--swaps", type=int, default=1000, help="of anneal (1000)")

@@ -129,8 +129,8 @@ def test_random_orders_are_spread_by_size() -> None:
     found += [result("tile", 0.1), result("random:0", 0.5, 0.5, size="4x4")]
     found.append(Result(model="m", asked=replace(ASKED, way="random:9"), error="no"))
     _, large, small = cells(crossbar.spread(found))
-    assert large[5:] == ["8x8", "3", *["0.7000", "0.8000", "0.9000", "0.1000"] * 2]
-    assert small[5:] == ["4x4", "1", *["0.5000", "0.5000", "0.5000", "–"] * 2]
+    assert large[6:] == ["8x8", "3", *["0.7000", "0.8000", "0.9000", "0.1000"] * 2]
+    assert small[6:] == ["4x4", "1", *["0.5000", "0.5000", "0.5000", "–"] * 2]
     assert not crossbar.spread([result("tile", 0.1)])
 
 
