@@ -27,10 +27,14 @@ class Settings:
     Attributes:
         eval_limit: Evaluate on the first so many samples; None for all.
         seconds: How long to time each pair of models, for each batch size.
+        batch: Samples a run, where the model leaves that open.
+        threads: Of onnxruntime; 0 for one a core.
     """
 
     eval_limit: int | None = None
     seconds: float = 2.0
+    batch: int = 1
+    threads: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,23 +86,50 @@ class Reference:
         """
         self.name, self.model = name, folder / "model.onnx"
         self._settings = settings
-        self._session = Session(self.model, Runtime(threads=0))
+        self._runtime = Runtime(threads=settings.threads)
+        session = Session(self.model, self._runtime)
         with np.load(folder / "eval.npz") as file:
             arrays = {key: file[key][: settings.eval_limit] for key in file.files}
-        self._inputs = {info.name: arrays[info.name] for info in self._session.inputs}
+        self._inputs = {info.name: arrays[info.name] for info in session.inputs}
+        free = all(info.shape and info.shape[0] is None for info in session.inputs)
+        self._batch = settings.batch if free else 1
         self.labels = {key: arrays[key] for key in arrays.keys() - self._inputs.keys()}
         self.samples = len(next(iter(self._inputs.values())))
-        self._outputs = self._run(self._session)
+        self._outputs = self._run(session)
         self._task: Task = task_of(name, self.model)
-        self._answers = self._task.answers(self._outputs)
+        self._answers = self.answers(self._outputs)
 
     def _feed(self, start: int, count: int) -> dict[str, Array]:
         """Return a batch."""
         return {key: array[start : start + count] for key, array in self._inputs.items()}
 
     def _run(self, session: Session) -> list[list[Any]]:
-        """Run all samples one by one."""
-        return [session.run(self._feed(index, 1)) for index in range(self.samples)]
+        """Run all samples; one entry a sample, with its outputs."""
+        found: list[list[Any]] = []
+        for start in range(0, self.samples, self._batch):
+            count = min(self._batch, self.samples - start)
+            outputs = session.run(self._feed(start, count))
+            if count == 1:
+                found.append(outputs)
+            else:
+                found += [[output[i : i + 1] for output in outputs] for i in range(count)]
+        return found
+
+    def run(self, model: Path) -> list[list[Any]]:
+        """Run a model on all samples; one entry a sample, with its outputs.
+
+        Raises:
+            ModelError: The model cannot be loaded or run.
+        """
+        return self._run(Session(model, self._runtime))
+
+    def answers(self, outputs: list[list[Any]]) -> Any:
+        """Return what the task keeps of outputs."""
+        return self._task.answers(outputs)
+
+    def changes(self, before: Any, after: Any) -> tuple[Change, ...]:
+        """Compare the answers of two models by the task's metrics."""
+        return self._task.changes(before, after, self.labels)
 
     def row(self, tool: str, quantized: Path, outcome: Outcome) -> Row:
         """Measure a quantized model.
@@ -137,11 +168,24 @@ class Reference:
             ModelError: The model cannot be loaded or run.
             ValueError: Its outputs have other shapes.
         """
-        outputs = self._run(Session(quantized, Runtime(threads=0)))
+        return self.score(self.run(quantized))
+
+    def score(self, outputs: list[list[Any]]) -> dict[str, Any]:
+        """Compare outputs with the float model's.
+
+        Args:
+            outputs: What `run` returned.
+
+        Returns:
+            ``changes``, ``agreement``, ``sqnr`` and ``cosine`` of a `Row`.
+
+        Raises:
+            ValueError: They have other shapes.
+        """
         near = self._near(outputs)
-        answers = self._task.answers(outputs)
+        answers = self.answers(outputs)
         return {
-            "changes": self._task.changes(self._answers, answers, self.labels),
+            "changes": self.changes(self._answers, answers),
             "agreement": self._task.agreement(self._answers, answers),
             "sqnr": min(similar.sqnr for similar in near),
             "cosine": min(similar.cosine for similar in near),
