@@ -29,9 +29,8 @@ from onnxq.graph import io  # noqa: E402
 from onnxq.graph.session import Runtime, Session  # noqa: E402
 from onnxq.metrics import metric  # noqa: E402
 from onnxq.recipe import Recipe, TensorRule  # noqa: E402
-from onnxq.reordering import layout_of  # noqa: E402
-from onnxq.search.anneal import Annealing, Cooling  # noqa: E402
-from onnxq.search.arrangement import Arrangement, Swap, rounded  # noqa: E402
+from onnxq.search.anneal import Annealing, Cooling, arranged  # noqa: E402
+from onnxq.search.arrangement import Arrangement, Swap  # noqa: E402
 from onnxq.search.bench import Trial  # noqa: E402
 from onnxq.search.exam import Exam, answers_of, examined, shuffled  # noqa: E402
 from onnxq.sources import batches_of  # noqa: E402
@@ -52,7 +51,7 @@ class Anew(Arrangement):
         """Return all constants that may change, as they are behind a swap."""
         values = {**self.values, **(swap.floats if swap else {})}
         weights = {**self.weights, **(swap.weights if swap else {})}
-        used = {self.names[key]: rounded(each, values[each.name]) for key, each in weights.items()}
+        used = self.used(weights, values, weights)
         return {**{name: values[name] for name in values.keys() & self.read}, **used}
 
 
@@ -131,17 +130,17 @@ def measured(folder: Path, size: str, samples: int, swaps: int) -> Speed:
         weights=TensorRule(dtype="int4"),
         activations=TensorRule(dtype="float"),
     )
-    made = draft(model, onnxq.calibrate(model, source), recipe, runtime=ONE)
+    table = onnxq.calibrate(model, source)
+    made = draft(model, table, replace(recipe, correct_bias=False), runtime=ONE)
     reference = Session(model, ONE)
     batches = shuffled(list(batches_of(source, reference)), 0)
     exam = examined(reference, batches, metric("cosine"))
-    layout, channels = layout_of(made.prepared, made.plan, exam.batches[:1], ONE)
     cooling = Cooling(swaps=swaps, drop=False, workers=1)
-    ours = Annealing(Arrangement(made, layout, channels), exam, cooling, ONE)
-    every = Anew(made, layout, channels)
+    ours = Annealing(arranged(made, table, recipe, ONE, Arrangement), exam, cooling, ONE)
+    every = arranged(made, table, recipe, ONE, Anew)
     whole = Annealing(every, exam, cooling, ONE, bench=Whole(every, exam))
     dropping = replace(cooling, drop=True)
-    quick = Annealing(Arrangement(made, layout, channels), exam, dropping, ONE)
+    quick = Annealing(arranged(made, table, recipe, ONE, Arrangement), exam, dropping, ONE)
     spent = dict.fromkeys(("whole", "pieces", "dropped"), 0.0)
     while ours.done < swaps:
         for name, way in (("whole", whole), ("pieces", ours), ("dropped", quick)):
@@ -160,7 +159,7 @@ def measured(folder: Path, size: str, samples: int, swaps: int) -> Speed:
     )
 
 
-def table(found: list[Speed]) -> str:
+def shown(found: list[Speed]) -> str:
     """Return the results as a Markdown table."""
     lines = [
         "| model, tiles, samples | swaps | all anew, swaps/s | onnxq | | giving up | | score |",
@@ -194,12 +193,12 @@ def main() -> int:
     for name in asked.models.split(","):
         for size in asked.sizes.split(","):
             found.append(measured(asked.cache / name, size, asked.samples, asked.swaps))
-            print(table(found[-1:]), file=sys.stderr, flush=True)
+            print(shown(found[-1:]), file=sys.stderr, flush=True)
     asked.out.mkdir(parents=True, exist_ok=True)
     content = {"environment": environment(), "rows": [vars(each) for each in found]}
     (asked.out / "anneal.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (asked.out / "anneal.md").write_text(table(found) + "\n", encoding="utf-8")
-    print(table(found))
+    (asked.out / "anneal.md").write_text(shown(found) + "\n", encoding="utf-8")
+    print(shown(found))
     return 0
 
 

@@ -40,19 +40,61 @@ def correct_biases(
     Returns:
         How many biases were corrected.
     """
+    means = input_means(model, plan, activations, samples, runtime)
+    names = Names(model)
+    for node in model.graph.nodes:
+        output = node.outputs[0].name if node.outputs else ""
+        if output in means:
+            weight, bias = array_of(node.inputs[1]), node.inputs[2]
+            used = fake_quantize(weight, weights[output, 1])
+            values = corrected(node, array_of(bias), weight, used, means[output])
+            node.inputs[2] = constant(names.new(f"{bias.name}_corrected"), values)
+    return len(means)
+
+
+def input_means(
+    model: Model,
+    plan: Plan,
+    activations: Mapping[str, QuantParams],
+    samples: Iterable[Batch],
+    runtime: Runtime,
+) -> dict[str, tuple[Array, Array]]:
+    """Return the channel means of what layers read, before and after quantizing it, ``(C,)`` both.
+
+    Args:
+        model: The prepared model the plan was made for.
+        plan: What becomes of every node and tensor.
+        activations: Parameters by tensor name.
+        samples: Inputs to measure on.
+        runtime: How to run the model.
+
+    Returns:
+        By first output of each layer whose bias can be corrected.
+    """
     layers = [node for node in model.graph.nodes if node.outputs and _correctable(node, plan)]
     read = {node.inputs[0].name: activations.get(node.inputs[0].name) for node in layers}
     floats = {n.inputs[0].name for n in layers if plan.nodes[n.outputs[0].name].weight_only}
     inputs = {name: used for name, used in read.items() if used is not None or name in floats}
     means = _means(model, inputs, samples, runtime)
-    names = Names(model)
-    corrected = 0
-    for node in layers:
-        if node.inputs[0].name in means:
-            params = weights[node.outputs[0].name, 1]
-            _correct(node, params, means[node.inputs[0].name], names)
-            corrected += 1
-    return corrected
+    found = {node.outputs[0].name: means.get(node.inputs[0].name) for node in layers}
+    return {output: both for output, both in found.items() if both is not None}
+
+
+def corrected(
+    node: Node, bias: Array, weight: Array, used: Array, means: tuple[Array, Array]
+) -> Array:
+    """Return the bias of a layer that takes up its mean error.
+
+    Args:
+        node: The layer.
+        bias: Its own.
+        weight: Its weights.
+        used: The same after quantizing and dequantizing.
+        means: Of `input_means`.
+    """
+    shift = mean_shift(weight, used, *means, node.attrs.get("group", 1))
+    values: Array = (bias + shift).astype(bias.dtype)
+    return values
 
 
 def _correctable(node: Node, plan: Plan) -> bool:
@@ -90,12 +132,3 @@ def _channel_means(values: Array) -> Array:
     axes = tuple(axis for axis in range(values.ndim) if axis != 1)
     means: Array = values.mean(axis=axes, dtype=np.float64)
     return means
-
-
-def _correct(node: Node, params: QuantParams, means: tuple[Array, Array], names: Names) -> None:
-    """Give a layer a bias that takes up its mean error."""
-    weight, bias = array_of(node.inputs[1]), array_of(node.inputs[2])
-    group = node.attrs.get("group", 1)
-    shift = mean_shift(weight, fake_quantize(weight, params), *means, group)
-    name = names.new(f"{node.inputs[2].name}_corrected")
-    node.inputs[2] = constant(name, (bias + shift).astype(bias.dtype))

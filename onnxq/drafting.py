@@ -80,13 +80,10 @@ def draft(
     """
     prepared, plan, passes, before = plan_model(model, recipe, table, max_opset)
     seen = calibration.statistics(table, prepared, plan)
-    samples = [
-        Batch(inputs=feed, labels={}, samples=1, splittable=False)
-        for feed in table.kept.feeds.values()
-    ]
+    samples = kept_samples(table)
     reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
     _check_function(prepared, reference, samples, runtime)
-    corrected, fit, moved = 0, samples[::2], None
+    corrected, fit, moved = 0, fit_samples(table), None
     if is_reordered(recipe):
         _check_samples("reorder", fit)
         plan, moved = reordered(prepared, plan, fit, runtime)
@@ -95,7 +92,7 @@ def draft(
     if searching:
         _check_samples("tile_scales cosine", fit)
         weights = searched(prepared, plan, weights, fit, runtime)
-    wanted = plan.target.correct_bias if recipe.correct_bias is None else recipe.correct_bias
+    wanted = corrects(plan)
     if wanted and samples:
         corrected = correct_biases(prepared, plan, activations, weights, fit, runtime)
     if searching or moved or (wanted and samples):
@@ -113,6 +110,25 @@ def draft(
         reference=reference,
         reordering=moved,
     )
+
+
+def kept_samples(table: CalibrationTable) -> list[Batch]:
+    """Return the samples a table keeps, as they were read."""
+    return [
+        Batch(inputs=feed, labels={}, samples=1, splittable=False)
+        for feed in table.kept.feeds.values()
+    ]
+
+
+def fit_samples(table: CalibrationTable) -> list[Batch]:
+    """Return those of the kept samples that orders, scales and biases are fitted on."""
+    return kept_samples(table)[::2]
+
+
+def corrects(plan: Plan) -> bool:
+    """Say whether biases shall take up the mean error of their layer."""
+    asked = plan.recipe.correct_bias
+    return plan.target.correct_bias if asked is None else asked
 
 
 def _check_samples(what: str, samples: list[Batch]) -> None:

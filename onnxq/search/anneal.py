@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from onnxq import pipeline
-from onnxq.drafting import Draft, draft
+from onnxq.correction import input_means
+from onnxq.drafting import Draft, corrects, draft, fit_samples
 from onnxq.errors import Interrupted, ModelError, UsageError
 from onnxq.files import check_target, staged
 from onnxq.graph import io
@@ -43,6 +44,8 @@ EVERY = 20  # swaps between two checkpoints
 COLD = 0.01  # of the first temperature, the last
 WARMTH = 0.3  # of the standard deviation of what the first swaps change, the first temperature
 TINY = 1e-300
+
+Kind = TypeVar("Kind", bound=Arrangement)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,10 +387,9 @@ def anneal(  # noqa: PLR0913 - like quantize, and how to anneal
     others = examined(reference, held, metric)
     others.evidence(0, others.references[0])  # what does not fit is refused before the work
     exam = examined(reference, shuffled(kept, cooling.seed), metric)
-    made = draft(model, table, recipe, runtime=runtime)
+    made = draft(model, table, replace(recipe, correct_bias=False), runtime=runtime)
     begun = time.monotonic()
-    layout, channels = layout_of(made.prepared, made.plan, exam.batches[:1], runtime)
-    search = Annealing(Arrangement(made, layout, channels), exam, cooling, runtime)
+    search = Annealing(arranged(made, table, recipe, runtime, Arrangement), exam, cooling, runtime)
     run = _identity(table, recipe, data, metric, cooling)
     checkpoint = Checkpoint(cooling.checkpoint, run, resume=cooling.resume, steps="swaps")
     search.run(checkpoint, report)
@@ -416,6 +418,30 @@ def anneal(  # noqa: PLR0913 - like quantize, and how to anneal
         pieces=len(search.chain.pieces),
         seconds=seconds,
     )
+
+
+def arranged(
+    made: Draft,
+    table: CalibrationTable,
+    recipe: Recipe,
+    runtime: Runtime,
+    kind: type[Kind],
+) -> Kind:
+    """Return a draft with its channels to be moved.
+
+    Args:
+        made: The draft, no biases corrected.
+        table: The calibration table; biases are corrected on the samples it keeps.
+        recipe: Says whether they shall be.
+        runtime: How to run models.
+        kind: Of arrangement.
+    """
+    samples = fit_samples(table)
+    layout, channels = layout_of(made.prepared, made.plan, samples, runtime)
+    means = {}
+    if samples and corrects(replace(made.plan, recipe=recipe)):
+        means = input_means(made.prepared, made.plan, made.activations, samples, runtime)
+    return kind(made, layout, channels, means)
 
 
 def _write_order(made: Draft, orders: Sequence[Array], path: Path) -> None:

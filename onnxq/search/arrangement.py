@@ -1,19 +1,21 @@
 """A model whose weights stand on tiles, and what exchanging two channels does to its constants.
 
 The model that is measured computes with the values the tiles round to, as floats: what the written
-file computes, but for the last bits. Its biases stay float.
+file computes, but for the last bits. Its biases stay float, and take up the mean error of their
+layer anew with every swap, if they shall.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxq.correction import corrected
 from onnxq.drafting import Draft
 from onnxq.emit.biases import Fitted
 from onnxq.emit.qdq import emit_qdq
 from onnxq.graph import io
-from onnxq.graph.coupling import Channels, permuted
+from onnxq.graph.coupling import Axes, Channels, permuted
 from onnxq.graph.edit import Names
 from onnxq.graph.io import array_of, constant
 from onnxq.numerics.affine import fake_quantize, params_of
@@ -55,14 +57,28 @@ class Arrangement:
         read: The tensors its nodes read.
     """
 
-    def __init__(self, made: Draft, layout: Layout, channels: Channels | None) -> None:
+    def __init__(
+        self,
+        made: Draft,
+        layout: Layout,
+        channels: Channels | None,
+        means: Mapping[str, tuple[Array, Array]],
+    ) -> None:
         """Begin with a draft.
 
         Args:
-            made: The draft; its model is left alone.
+            made: The draft, no biases corrected; its model is left alone.
             layout: What may change places in it.
             channels: The channels of its model, if these do.
+            means: For biases that shall be corrected, what `onnxq.correction.input_means` says of
+                their layers.
         """
+        self._nodes = {n.outputs[0].name: n for n in made.prepared.graph.nodes if n.outputs}
+        self._means = {output: f"means in front of {output}" for output in means}
+        self._biases: dict[str, str] = {}
+        if channels is not None:
+            followed = {self._means[output]: self._read_by(channels, output) for output in means}
+            channels = replace(channels, constants={**channels.constants, **followed})
         self.layout, self._channels = layout, channels
         self.orders = [np.arange(family.channels) for family in layout.families]
         self.weights = {
@@ -72,8 +88,10 @@ class Arrangement:
         }
         tensors = made.prepared.graph.tensors()
         names = {weight.name for weight in self.weights.values()}
+        names |= {self._nodes[output].inputs[2].name for output in means}
         names |= set(channels.constants) if channels else set()
-        self.values = {name: array_of(tensors[name]) for name in names}
+        self.values = {name: array_of(tensors[name]) for name in names if name in tensors}
+        self.values |= {self._means[output]: np.stack(both) for output, both in means.items()}
         self.model = io.copied(made.prepared)
         self.names = self._measured(made)
         self.read = {tensor.name for node in self.model.graph.nodes for tensor in node.inputs}
@@ -86,6 +104,11 @@ class Arrangement:
             found[key] = names.new(f"{weight.name}_used")
             values = rounded(weight, self.values[weight.name])
             nodes[key[0]].inputs[key[1]] = constant(found[key], values)
+            if key[0] in self._means:
+                bias = nodes[key[0]].inputs[2]
+                self._biases[key[0]] = names.new(f"{bias.name}_used")
+                values = self._corrected(key[0], weight, values, self.values)
+                nodes[key[0]].inputs[2] = constant(self._biases[key[0]], values)
         if made.plan.activations:
             plans = {o: replace(n, weights=(), bias=None) for o, n in made.plan.nodes.items()}
             plan = replace(made.plan, nodes=plans)
@@ -101,14 +124,53 @@ class Arrangement:
         else:
             floats = self._moved(self._channels, family, pair)
             weights = {key: each for key, each in self.weights.items() if each.name in floats}
-        used = {
-            self.names[key]: rounded(each, floats.get(each.name, self.values[each.name]))
-            for key, each in weights.items()
-        }
+        used = self.used({**self.weights, **weights}, {**self.values, **floats}, weights)
         others = {name: values for name, values in floats.items() if name in self.read}
         return Swap(
             family=family, pair=pair, floats=floats, weights=weights, used={**others, **used}
         )
+
+    def used(
+        self, weights: Mapping[Key, WeightPlan], values: Mapping[str, Array], keys: Iterable[Key]
+    ) -> dict[str, Array]:
+        """Return the weights of the measured model, and the biases that follow them.
+
+        Args:
+            weights: What is asked of each.
+            values: Float constants, by name.
+            keys: Which.
+        """
+        found = {}
+        for key in keys:
+            weight = weights[key]
+            found[self.names[key]] = after = rounded(weight, values[weight.name])
+            if key[0] in self._means:
+                found[self._biases[key[0]]] = self._corrected(key[0], weight, after, values)
+        return found
+
+    def _corrected(
+        self, output: str, weight: WeightPlan, used: Array, values: Mapping[str, Array]
+    ) -> Array:
+        """Return the bias of a layer that takes up its mean error."""
+        node = self._nodes[output]
+        before, after = values[self._means[output]]
+        bias = values[node.inputs[2].name]
+        return corrected(node, bias, values[weight.name], used, (before, after))
+
+    def _read_by(self, channels: Channels, output: str) -> tuple[Axes]:
+        """Return the atoms along what a layer reads, for two values a channel."""
+        node = self._nodes[output]
+        weight = node.inputs[1]
+        shape = (1, weight.shape[1])  # of a Gemm
+        if node.op == "Conv":
+            shape = (
+                node.attrs.get("group", 1),
+                1,
+                *weight.shape[1:2],
+                *[1] * len(weight.shape[2:]),
+            )
+        atoms = next(a.atoms for a in channels.constants[weight.name] if a.atoms.shape == shape)
+        return (Axes(view=(2, atoms.size), atoms=atoms.reshape(1, -1)),)
 
     def _moved(self, channels: Channels, family: int, pair: tuple[int, int]) -> dict[str, Array]:
         """Return the float constants in which two channels of the model have changed places."""
