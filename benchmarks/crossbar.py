@@ -137,11 +137,11 @@ def ordered(how: str, job: Job, recipe: Recipe, output: Path) -> Reordering | No
 
 
 def annealed(job: Job, recipe: Recipe, output: Path) -> Reordering | None:
-    """Write the model in the order annealing finds from ``sort``, by the cosine to float."""
+    """Write the model in the order annealing finds from ``cluster``, by the cosine to float."""
     cut = Cut(batch_size=BATCH, samples=job.table.samples)
     source = Source(data=str(job.path.with_name("calib.npz")), cut=cut)
     made = anneal(
-        *(job.path, job.table, replace(recipe, reorder="sort"), parts(source, None), output),
+        *(job.path, job.table, replace(recipe, reorder="cluster"), parts(source, None), output),
         cooling=Cooling(swaps=job.swaps, workers=1),
         runtime=ONE,
     )

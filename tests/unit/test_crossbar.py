@@ -395,11 +395,6 @@ def test_widths_the_emitter_cannot_hold_are_refused(dtype: str) -> None:
         resolve(from_proto(build(NET, WEIGHTS)), target("crossbar"), recipe)
 
 
-def test_float_activations_are_of_the_target_crossbar_only() -> None:
-    with pytest.raises(RecipeError, match="'float' is no integer type"):
-        resolve(from_proto(build(NET, WEIGHTS)), target("cpu"), Recipe(activations=FLOAT))
-
-
 def test_codes_pass_through_what_only_moves_them() -> None:
     proto = build(
         """net (float[N, 3, 8, 8] x) => (float[N, 4, 4, 4] y) {
