@@ -29,9 +29,11 @@ from onnxq.graph import io  # noqa: E402
 from onnxq.graph.session import Runtime, Session  # noqa: E402
 from onnxq.metrics import metric  # noqa: E402
 from onnxq.recipe import Recipe, TensorRule  # noqa: E402
-from onnxq.search.anneal import Annealing, Cooling, arranged  # noqa: E402
+from onnxq.search.anneal import arranged  # noqa: E402
+from onnxq.search.annealing import Annealing  # noqa: E402
 from onnxq.search.arrangement import Arrangement, Swap  # noqa: E402
 from onnxq.search.bench import Trial  # noqa: E402
+from onnxq.search.cooling import Cooling  # noqa: E402
 from onnxq.search.exam import Exam, answers_of, examined, shuffled  # noqa: E402
 from onnxq.sources import batches_of  # noqa: E402
 

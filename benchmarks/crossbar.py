@@ -38,7 +38,8 @@ from onnxq.errors import OnnxqError
 from onnxq.planning import plan_model
 from onnxq.recipe import REORDER_MODES, TILE_SCALES, crossbar_size
 from onnxq.reordering import Reordering
-from onnxq.search.anneal import Cooling, anneal
+from onnxq.search.anneal import anneal
+from onnxq.search.cooling import Cooling
 from onnxq.search.tune import parts
 from onnxq.table import CalibrationTable
 

@@ -64,10 +64,11 @@ def anneal(
     from onnxq.report.annealing import annealed_dict, annealed_tables  # noqa: PLC0415
     from onnxq.report.text import quantized_lines  # noqa: PLC0415
     from onnxq.search import anneal as search  # noqa: PLC0415
+    from onnxq.search.cooling import Cooling, threshold_of  # noqa: PLC0415
 
-    threshold = search.threshold_of(accept)
+    threshold = threshold_of(accept)
     ready = setup(model, given, asked, search.order_path(given.output))
-    cooling = search.Cooling(
+    cooling = Cooling(
         swaps=swaps,
         seconds=seconds,
         temperature=temperature,

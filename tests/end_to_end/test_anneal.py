@@ -13,15 +13,9 @@ from onnxq import table_file
 from onnxq.cli.app import app
 from onnxq.errors import CalibrationError, Interrupted, UsageError
 from onnxq.metrics import metric
-from onnxq.search.anneal import (
-    Annealed,
-    AnnealProgress,
-    Cooling,
-    anneal,
-    order_path,
-    threshold_of,
-)
+from onnxq.search.anneal import Annealed, anneal, order_path
 from onnxq.search.arrangement import Arrangement
+from onnxq.search.cooling import AnnealProgress, Cooling, threshold_of
 from onnxq.search.tune import parts
 
 MODEL = Path("sample_models/fashion_resnet/model.onnx").resolve()

@@ -32,10 +32,10 @@ def _conv(book: Book, node: Node) -> None:
     view = (groups, size, second, *kernel)
     ones = (1,) * len(kernel)
     inputs, outputs = (size, second) if transposed else (second, size)
-    written = book.use(weight.name, view, (groups, 1, second, *ones) if transposed
-                       else (groups, size, 1, *ones))  # fmt: skip
-    taken = book.use(weight.name, view, (groups, size, 1, *ones) if transposed
-                     else (groups, 1, second, *ones))  # fmt: skip
+    sides = (groups, size, 1, *ones), (groups, 1, second, *ones)
+    into_shape, out_shape = sides if transposed else sides[::-1]
+    written = book.use(weight.name, view, out_shape)
+    taken = written if into_shape == out_shape else book.use(weight.name, view, into_shape)
     out, into = written.reshape(groups, outputs), taken.reshape(groups, inputs)
     if groups > 1 and inputs == 1:
         book.tie(into, out)  # a channel with all that is made of it
