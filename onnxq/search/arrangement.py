@@ -79,7 +79,8 @@ class Arrangement:
         if channels is not None:
             followed = {self._means[output]: self._read_by(channels, output) for output in means}
             channels = replace(channels, constants={**channels.constants, **followed})
-        self.layout, self._channels = layout, channels
+        self.layout = layout
+        self._parts = [_part(channels, number) for number in layout.of] if channels else []
         self.orders = [np.arange(family.channels) for family in layout.families]
         self.weights = {
             (node.output, weight.index): weight
@@ -119,10 +120,10 @@ class Arrangement:
         """Return what exchanging two channels does."""
         floats: dict[str, Array] = {}
         weights: dict[Key, WeightPlan] = {}
-        if self._channels is None:
+        if not self._parts:
             weights = self._turned(family, pair)
         else:
-            floats = self._moved(self._channels, family, pair)
+            floats = self._moved(family, pair)
             weights = {key: each for key, each in self.weights.items() if each.name in floats}
         used = self.used({**self.weights, **weights}, {**self.values, **floats}, weights)
         others = {name: values for name, values in floats.items() if name in self.read}
@@ -172,8 +173,9 @@ class Arrangement:
         atoms = next(a.atoms for a in channels.constants[weight.name] if a.atoms.shape == shape)
         return (Axes(view=(2, atoms.size), atoms=atoms.reshape(1, -1)),)
 
-    def _moved(self, channels: Channels, family: int, pair: tuple[int, int]) -> dict[str, Array]:
+    def _moved(self, family: int, pair: tuple[int, int]) -> dict[str, Array]:
         """Return the float constants in which two channels of the model have changed places."""
+        channels = self._parts[family]
         orders = [np.arange(len(each)) for each in channels.movers.families]
         orders[self.layout.of[family]][list(pair)] = pair[::-1]
         return {
@@ -214,6 +216,17 @@ class Arrangement:
         order[list(swap.pair)] = order[list(swap.pair[::-1])]
         self.values.update(swap.floats)
         self.weights.update(swap.weights)
+
+
+def _part(channels: Channels, number: int) -> Channels:
+    """Return the channels with those constants alone that one family of movers touches."""
+    family = channels.movers.families[number]
+    touched = {
+        name: axes
+        for name, axes in channels.constants.items()
+        if any(np.isin(each.atoms, family).any() for each in axes)
+    }
+    return replace(channels, constants=touched)
 
 
 def rounded(weight: WeightPlan, values: Array) -> Array:
