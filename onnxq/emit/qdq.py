@@ -48,10 +48,13 @@ from onnxq.graph.io import Model, array_of, constant
 from onnxq.numerics.saturation import saturating_pairs
 from onnxq.plan import NodePlan, Plan
 from onnxq.targets import Target
-from onnxq.types import Array, MatrixView, QuantParams
+from onnxq.types import Array, IntType, MatrixView, QuantParams
 
 WEIGHT_ONLY = ("Gemm", "MatMul")  # what onnxruntime has kernels for float times integer for
 PLAIN = ("int8", "uint8", "int32")  # element types of the first quantized operator sets
+TYPED = 21  # operator set from which QuantizeLinear may spell the type of its codes
+INT8 = IntType(8, signed=True)
+MOVING = ("MaxPool", "Reshape", "Flatten", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +127,8 @@ def emit_qdq(
         if plan.activations[name].written:
             shifted = plan.rounding if _is_shifted(tensors[name], plan.target) else "half-even"
             _emit_written(writer, tensors[name], params, shifted)
+            if model.opset >= TYPED and params.dtype == INT8:
+                _keep_apart(writer, tensors[name], readers)
         elif not plan.activations[name].carried:
             before = _guarded(writer, tensors[name], plan.target)
             _emit_read(writer, tensors[name], before, params, readers)
@@ -178,6 +183,20 @@ def _emit_written(writer: "_Writer", tensor: gs.Tensor, params: QuantParams, rou
     before = gs.Variable(writer.names.new(f"{tensor.name}_float"))
     tensor.inputs[0].outputs[0] = before
     writer.pair(tensor.name, before, tensor, params, rounding)
+
+
+def _keep_apart(writer: "_Writer", tensor: gs.Tensor, integer: set[int]) -> None:
+    """Let float operators that only move values read a copy of what an integer operator writes.
+
+    onnxruntime puts pairs of its own behind these, with the element type of the codes spelled out
+    where the operator set has it, then turns signed codes into unsigned ones but for that spelling,
+    and refuses what it has made.
+    """
+    moving = [node for node in tensor.outputs if node.op in MOVING and id(node) not in integer]
+    if moving:
+        after = writer.copy(tensor)
+        for node in moving:
+            set_inputs(node, [after if read is tensor else read for read in node.inputs])
 
 
 def _guarded(writer: "_Writer", tensor: gs.Tensor, target: Target) -> gs.Tensor:

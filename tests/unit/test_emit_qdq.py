@@ -590,3 +590,30 @@ def test_emitting_twice_gives_the_same_bytes() -> None:
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(
         deterministic=True
     )
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        "Transpose<perm = [0, 2, 3, 1]>(r)",
+        "MaxPool<kernel_shape = [2, 2]>(r)",
+        "Flatten(r)",
+    ],
+)
+@pytest.mark.parametrize("opset", [20, 21])
+def test_signed_codes_load_where_float_operators_move_them(behind: str, opset: int) -> None:
+    """onnxruntime's own pairs behind such an operator are invalid from operator set 21 on."""
+    text = f"""net (float[1, 4, 8, 8] x) => (float[1, 4, 6, 6] z, y) {{
+        c = Conv(x, w)
+        r = Relu(c)
+        z = Conv<pads = [1, 1, 1, 1]>(r, v)
+        s = {behind}
+        y = Softmax(s)
+    }}"""
+    proto = build(text, {"w": (4, 4, 3, 3), "v": (4, 4, 3, 3)}, opset=opset)
+    recipe = Recipe(activations=TensorRule(dtype="int8"))
+    result = quantized(proto, recipe, on="generic")
+    outputs = [run(result.model, result.feed, optimize=level) for level in (False, True)]
+    for one, other in zip(*outputs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    assert ops(result.model).count("Max") == (opset >= 21)
