@@ -31,7 +31,7 @@ from onnxq.metrics import metric  # noqa: E402
 from onnxq.recipe import Recipe, TensorRule  # noqa: E402
 from onnxq.search.anneal import arranged  # noqa: E402
 from onnxq.search.annealing import Annealing  # noqa: E402
-from onnxq.search.arrangement import Arrangement, Swap  # noqa: E402
+from onnxq.search.arrangement import Arrangement  # noqa: E402
 from onnxq.search.bench import Trial  # noqa: E402
 from onnxq.search.cooling import Cooling  # noqa: E402
 from onnxq.search.exam import Exam, answers_of, examined, shuffled  # noqa: E402
@@ -41,39 +41,30 @@ TURN = 10  # swaps one after the other
 ONE = Runtime(threads=1)
 
 
-class Anew(Arrangement):
-    """An arrangement that quantizes all weights again for every swap."""
-
-    def swap(self, family: int, pair: tuple[int, int]) -> Swap:
-        """Return what exchanging two channels does, with all constants."""
-        swap = super().swap(family, pair)
-        return replace(swap, used=self.constants(swap))
-
-    def constants(self, swap: Swap | None = None) -> dict[str, Any]:
-        """Return all constants that may change, as they are behind a swap."""
-        values = {**self.values, **(swap.floats if swap else {})}
-        weights = {**self.weights, **(swap.weights if swap else {})}
-        used = self.used(weights, values, weights)
-        return {**{name: values[name] for name in values.keys() & self.read}, **used}
-
-
 class Whole:
     """One session for all swaps, the constants its inputs; in the place of a bench."""
 
-    def __init__(self, arrangement: Anew, exam: Exam) -> None:
+    def __init__(self, arrangement: Arrangement, exam: Exam) -> None:
         """Load the model, and score it as it is."""
-        self._exam = exam
-        self._now = arrangement.constants()
-        self._session = Session(_fed(io.sync(arrangement.model), self._now), ONE)
+        self._arrangement, self._exam = arrangement, exam
+        given = self._constants()
+        self._session = Session(_fed(io.sync(arrangement.model), given), ONE)
         self.evaluations = self.runs = 0
-        self.now = self.ask(self._now, -np.inf)
+        self.now = self.ask({}, -np.inf)
+
+    def _constants(self) -> dict[str, Any]:
+        """Quantize all weights, and return them with all else that may change."""
+        at = self._arrangement
+        used = at.used(at.weights, at.values, at.weights)
+        return {**{name: at.values[name] for name in at.values.keys() & at.read}, **used}
 
     def ask(self, constants: Mapping[str, Any], bar: float) -> Trial:
         """Score a candidate on all samples."""
         del bar
+        given = {**self._constants(), **constants}
         found = []
         for number, batch in enumerate(self._exam.batches):
-            outputs = answers_of(self._session, {**batch.inputs, **constants})
+            outputs = answers_of(self._session, {**batch.inputs, **given})
             found.extend(self._exam.evidence(number, outputs))
         return Trial(score=self._exam.metric.score(found), units=[], constants=constants)
 
@@ -138,11 +129,12 @@ def measured(folder: Path, size: str, samples: int, swaps: int) -> Speed:
     batches = shuffled(list(batches_of(source, reference)), 0)
     exam = examined(reference, batches, metric("cosine"))
     cooling = Cooling(swaps=swaps, drop=False, workers=1)
-    ours = Annealing(arranged(made, table, recipe, ONE, Arrangement), exam, cooling, ONE)
-    every = arranged(made, table, recipe, ONE, Anew)
-    whole = Annealing(every, exam, cooling, ONE, bench=Whole(every, exam))
+    ours = Annealing(arranged(made, table, recipe, ONE), exam, cooling, ONE)
+    every = arranged(made, table, recipe, ONE)
+    whole = Annealing(every, exam, cooling, ONE)
+    whole.bench = Whole(every, exam)  # type: ignore[assignment]
     dropping = replace(cooling, drop=True)
-    quick = Annealing(arranged(made, table, recipe, ONE, Arrangement), exam, dropping, ONE)
+    quick = Annealing(arranged(made, table, recipe, ONE), exam, dropping, ONE)
     spent = dict.fromkeys(("whole", "pieces", "dropped"), 0.0)
     while ours.done < swaps:
         for name, way in (("whole", whole), ("pieces", ours), ("dropped", quick)):

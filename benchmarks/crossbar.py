@@ -40,7 +40,7 @@ from onnxq.recipe import REORDER_MODES, TILE_SCALES, crossbar_size
 from onnxq.reordering import Reordering
 from onnxq.search.anneal import anneal
 from onnxq.search.cooling import Cooling
-from onnxq.search.tune import parts
+from onnxq.search.samples import parts
 from onnxq.table import CalibrationTable
 
 TARGET = "crossbar"

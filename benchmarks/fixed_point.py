@@ -30,7 +30,7 @@ from onnxq import Cut, Recipe, Source, TensorRule, Tuning, compare, quantize, tu
 from onnxq.metrics import metric
 from onnxq.metrics.answers import Metric
 from onnxq.search.candidates import OVER
-from onnxq.search.tune import parts
+from onnxq.search.samples import parts
 
 TASKS: Mapping[str, Metric] = {
     "fashion_resnet": metric("classification"),

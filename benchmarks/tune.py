@@ -42,8 +42,9 @@ from onnxq.search.exam import (  # noqa: E402
     shuffled,
     sides,
 )
+from onnxq.search.samples import parts  # noqa: E402
 from onnxq.search.settings import Tuning  # noqa: E402
-from onnxq.search.tune import parts, tune  # noqa: E402
+from onnxq.search.tune import tune  # noqa: E402
 from onnxq.sources import batches_of  # noqa: E402
 
 SWEEPS = 3

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from onnxq.graph.session import Runtime
     from onnxq.pipeline import compare, quantize
     from onnxq.recipe import NodeRule, Recipe, TensorRule
+    from onnxq.search.anneal import anneal
+    from onnxq.search.cooling import Cooling
     from onnxq.search.settings import Tuning
     from onnxq.search.tune import tune
     from onnxq.sources import Source
 
 __all__ = [
     "Collection",
+    "Cooling",
     "Cut",
     "NodeRule",
     "OnnxqError",
@@ -28,6 +31,7 @@ __all__ = [
     "Source",
     "TensorRule",
     "Tuning",
+    "anneal",
     "calibrate",
     "compare",
     "quantize",
@@ -36,6 +40,7 @@ __all__ = [
 
 _HOME = {
     "Collection": "calibrating",
+    "Cooling": "search.cooling",
     "Cut": "feeds",
     "NodeRule": "recipe",
     "OnnxqError": "errors",
@@ -44,6 +49,7 @@ _HOME = {
     "Source": "sources",
     "TensorRule": "recipe",
     "Tuning": "search.settings",
+    "anneal": "search.anneal",
     "calibrate": "calibrating",
     "compare": "pipeline",
     "quantize": "pipeline",

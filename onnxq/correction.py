@@ -12,7 +12,7 @@ import numpy as np
 from onnxq.feeds import Batch
 from onnxq.graph.edit import Names
 from onnxq.graph.io import Constant, Model, Node, array_of, constant
-from onnxq.graph.session import Runtime, Session
+from onnxq.graph.session import Runtime, values_of
 from onnxq.numerics.affine import fake_quantize
 from onnxq.numerics.bias import mean_shift
 from onnxq.plan import Plan
@@ -113,13 +113,9 @@ def _means(
     runtime: Runtime,
 ) -> dict[str, tuple[Array, Array]]:
     """Return the channel means of tensors before and after quantizing, if so, each ``(C,)``."""
-    given = {tensor.name for tensor in model.graph.inputs}
-    inside = [name for name in activations if name not in given]
-    session = Session(model, runtime, expose=inside)
     sums: dict[str, list[Array]] = {}
-    for batch in samples:
-        values = dict(batch.inputs)
-        values.update(zip(session.outputs, session.run(batch.inputs), strict=True))
+    feeds = (batch.inputs for batch in samples)
+    for values in values_of(model, activations, feeds, runtime):
         for name, params in activations.items():
             after = values[name] if params is None else fake_quantize(values[name], params)
             both = [_channel_means(x) for x in (values[name], after)]

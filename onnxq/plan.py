@@ -26,6 +26,7 @@ from onnxq.specs import activation_spec, joint_spec, weight_spec
 from onnxq.targets import Target
 from onnxq.types import QuantSpec
 
+Key = tuple[str, int]  # of a weight: first output of its node, index among its inputs
 ITERATES = "which would have to return the values of every iteration to have them observed"
 IN_BODY = {
     "If": "inside a branch of If, whose condition is known at run time only",

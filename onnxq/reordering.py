@@ -29,10 +29,9 @@ from onnxq.numerics.tile_order import (
     total,
 )
 from onnxq.passes.reorder_channels import reorder_channels
-from onnxq.plan import Plan, WeightPlan
+from onnxq.plan import Key, Plan, WeightPlan
 from onnxq.recipe import Recipe
 from onnxq.tile_layout import (
-    Key,
     Layout,
     independently,
     jointly,
@@ -168,7 +167,7 @@ def reordered(
         channels=sum(family.channels for family in layout.families),
         before=total(layout.layers),
         after=total(permuted(layout.layers, layout.families, orders)),
-        nothing=movable(plan, layout, channels).nothing,
+        nothing="" if layout.families else movable(plan, layout, channels).nothing,
     )
     if channels is None:
         return with_orders(plan, layout, orders), found

@@ -14,15 +14,14 @@ import numpy as np
 from onnxq.feeds import Batch
 from onnxq.graph.coupling import Axes, Channels
 from onnxq.graph.io import Model, Node, array_of
-from onnxq.graph.session import Runtime, Session
+from onnxq.graph.session import Runtime, values_of
 from onnxq.numerics.matrices import matrices
 from onnxq.numerics.tile_order import Family, Lines, TiledMatrix
-from onnxq.plan import Plan, WeightPlan
+from onnxq.plan import Key, Plan, WeightPlan
 from onnxq.types import Array, MatrixView
 
 Side = Literal["rows", "columns"]
 SIDES: tuple[Side, Side] = ("rows", "columns")
-Key = tuple[str, int]  # first output of the node, index of its weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,13 +218,9 @@ def row_power(
     """
     nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
     read = {key: nodes[key[0]].inputs[1 - key[1]].name for key in weights}
-    given = {tensor.name for tensor in model.graph.inputs}
-    inside = [name for name in dict.fromkeys(read.values()) if name not in given]
-    session = Session(model, runtime, expose=inside)
     sums: dict[Key, list[Array]] = {key: [] for key in weights}
-    for batch in samples:
-        made = zip(session.outputs, session.run(batch.inputs), strict=True) if inside else ()
-        values = {**batch.inputs, **dict(made)}
+    feeds = (batch.inputs for batch in samples)
+    for values in values_of(model, read.values(), feeds, runtime):
         for key in weights:
             sums[key].append(_squares(values[read[key]], nodes[key[0]], key[1]))
     return {
@@ -247,14 +242,11 @@ def _squares(values: Array, node: Node, index: int) -> Array:
 
 
 def _by_row(squares: Array, weight: WeightPlan) -> Array:
-    """Give the mean square of a channel to all its rows."""
+    """Give the mean square of a channel to all its rows, as stored."""
     view = weight.spec.matrix
     assert view is not None
     shape = [1] * len(view.split)
     shape[view.names.index("input")] = view.split[view.names.index("input")]
     if "group" in view.names:
         shape[view.names.index("group")] = view.split[view.names.index("group")]
-    wide = np.broadcast_to(squares.reshape(shape), view.split)
-    order = (*view.groups, *view.rows, *view.columns)
-    power: Array = wide.transpose(order).reshape(view.shape)[:, :, 0]
-    return power
+    return matrices(np.broadcast_to(squares.reshape(shape), view.split), view)[:, :, 0]

@@ -8,16 +8,14 @@ import numpy as np
 
 from onnxq.feeds import Batch
 from onnxq.graph.io import Model, Node, array_of
-from onnxq.graph.session import Runtime, Session
+from onnxq.graph.session import Runtime, Session, values_of
 from onnxq.graph.unfold import CONVOLUTIONS, by_row, unfolding
 from onnxq.numerics.gram import cosine_scales
 from onnxq.numerics.matrices import matrices, stored_products
-from onnxq.plan import Plan
+from onnxq.plan import Key, Plan
 from onnxq.types import Array, MatrixView, QuantParams
 
 log = logging.getLogger(__name__)
-
-Key = tuple[str, int]
 
 
 def searched(
@@ -45,8 +43,7 @@ def searched(
         for key, params in weights.items()
         if params.matrix is not None and _is_single(nodes[key[0]], params.matrix)
     }
-    batches = list(samples)
-    for key, gram in _grams(model, layers, batches, runtime):
+    for key, gram in _grams(model, layers, samples, runtime):
         node, params = nodes[key[0]], weights[key]
         stack = matrices(array_of(node.inputs[key[1]]), params.matrix)
         size = params.tile[1], params.tile[2]
@@ -70,13 +67,8 @@ def _grams(
 ) -> Iterator[tuple[Key, Array]]:
     """Yield the sums of products of what each layer reads, in the order of its stored rows."""
     read = {key: node.inputs[1 - key[1]].name for key, (node, _) in layers.items()}
-    given = {tensor.name for tensor in model.graph.inputs}
-    inside = [name for name in dict.fromkeys(read.values()) if name not in given]
-    session = Session(model, runtime, expose=inside)
-    values = []
-    for batch in batches:
-        made = zip(session.outputs, session.run(batch.inputs), strict=True) if inside else ()
-        values.append({**batch.inputs, **dict(made)})
+    feeds = (batch.inputs for batch in batches)
+    values = list(values_of(model, read.values(), feeds, runtime))
     for key, (node, view) in layers.items():
         alone = Session(unfolding(model, node, key[1], view), runtime)
         groups, rows, _ = view.shape

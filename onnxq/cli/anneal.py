@@ -58,11 +58,8 @@ def anneal(
     [bold]onnxq anneal model.onnx --data samples/ --target crossbar --crossbar 64x64 --weights int4
     --reorder cluster -o q.onnx[/bold]
     """
-    from rich.markup import escape  # noqa: PLC0415
-
-    from onnxq.cli.search_flags import setup  # noqa: PLC0415
+    from onnxq.cli.search_flags import setup, tell  # noqa: PLC0415
     from onnxq.report.annealing import annealed_dict, annealed_tables  # noqa: PLC0415
-    from onnxq.report.text import quantized_lines  # noqa: PLC0415
     from onnxq.search import anneal as search  # noqa: PLC0415
     from onnxq.search.cooling import Cooling, threshold_of  # noqa: PLC0415
 
@@ -92,8 +89,4 @@ def anneal(
             runtime=ready.runtime,
             report=step,
         )
-    for line in quantized_lines(result.quantized):
-        ready.screen.print(escape(line))
-    for shown in annealed_tables(result):
-        ready.screen.print(shown)
-    ready.screen.json(annealed_dict(result))
+    tell(ready.screen, result.quantized, annealed_tables(result), annealed_dict(result))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,12 +10,13 @@ from onnxq.cli import options
 from onnxq.cli.recipe_flags import RecipeFlags
 
 if TYPE_CHECKING:  # heavy, and not every command searches
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from onnxq.cli.console import Screen
     from onnxq.graph.session import Runtime
     from onnxq.metrics.answers import Metric
     from onnxq.recipe import Recipe
+    from onnxq.results import Quantized
     from onnxq.sources import Source
     from onnxq.table import CalibrationTable
 
@@ -140,7 +141,7 @@ def setup(
     from onnxq.metrics.unlabelled import Cosine  # noqa: PLC0415
     from onnxq.recipe import order_file  # noqa: PLC0415
     from onnxq.results import SIDECARS  # noqa: PLC0415
-    from onnxq.search.tune import parts  # noqa: PLC0415
+    from onnxq.search.samples import parts  # noqa: PLC0415
 
     output = given.output
     order = order_file(asked.reorder)
@@ -178,3 +179,23 @@ def setup(
     return Setup(
         screen=screen, recipe=recipe, runtime=runtime, data=data, metric=metric, table=table
     )
+
+
+def tell(screen: "Screen", quantized: "Quantized", tables: "Iterable[Any]", content: Any) -> None:
+    """Print what a search wrote and found, and write it for machines if asked to.
+
+    Args:
+        screen: Where to print.
+        quantized: The model written.
+        tables: What was found, as rich shows it.
+        content: The same as plain values.
+    """
+    from rich.markup import escape  # noqa: PLC0415
+
+    from onnxq.report.text import quantized_lines  # noqa: PLC0415
+
+    for line in quantized_lines(quantized):
+        screen.print(escape(line))
+    for shown in tables:
+        screen.print(shown)
+    screen.json(content)

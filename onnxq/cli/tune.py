@@ -51,11 +51,8 @@ def tune(
     [bold]onnxq tune model.onnx --data labelled/ --target fixed-point --metric classification -o
     tuned.onnx[/bold]
     """
-    from rich.markup import escape  # noqa: PLC0415
-
     from onnxq.cli.common import check_order  # noqa: PLC0415
-    from onnxq.cli.search_flags import setup  # noqa: PLC0415
-    from onnxq.report.text import quantized_lines  # noqa: PLC0415
+    from onnxq.cli.search_flags import setup, tell  # noqa: PLC0415
     from onnxq.report.tuning import tuned_dict, tuned_tables  # noqa: PLC0415
     from onnxq.search import tune as search  # noqa: PLC0415
     from onnxq.search.settings import Tuning  # noqa: PLC0415
@@ -84,8 +81,4 @@ def tune(
             runtime=ready.runtime,
             report=step,
         )
-    for line in quantized_lines(result.quantized):
-        ready.screen.print(escape(line))
-    for shown in tuned_tables(result):
-        ready.screen.print(shown)
-    ready.screen.json(tuned_dict(result))
+    tell(ready.screen, result.quantized, tuned_tables(result), tuned_dict(result))

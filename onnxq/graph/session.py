@@ -261,6 +261,25 @@ class Recorded(Session):
         return self._found[id(feed)][1]
 
 
+def values_of(
+    model: Model, names: Iterable[str], feeds: Iterable[Mapping[str, Array]], runtime: Runtime
+) -> Iterator[dict[str, Array]]:
+    """Yield what tensors of a model hold for each feed, by name; the feed is among it.
+
+    Args:
+        model: The model.
+        names: Tensors inside of it, or inputs.
+        feeds: What to run it on.
+        runtime: How.
+    """
+    given = {tensor.name for tensor in model.graph.inputs}
+    inside = [name for name in dict.fromkeys(names) if name not in given]
+    session = Session(model, runtime, expose=inside)
+    for feed in feeds:
+        made = zip(session.outputs, session.run(feed), strict=True) if inside else ()
+        yield {**feed, **dict(made)}
+
+
 def feed_of(arrays: Mapping[str, Array], inputs: Sequence[InputInfo]) -> Feed:
     """Pick the arrays of a feed that are model inputs."""
     return {info.name: np.asarray(arrays[info.name], order="C") for info in inputs}

@@ -206,7 +206,7 @@ def sort_order(matrices: Sequence[TiledMatrix], families: Sequence[Family]) -> O
     consumer the order is that by the product ``R^l · R^(l+1)``. Ties keep their order.
 
     Source:
-        ../shared/METHODS.md, section 4, "Sorting order".
+        docs/crossbar.md, "Order of the channels".
     """
     return [_ascending(matrices, family, _spread) for family in families]
 

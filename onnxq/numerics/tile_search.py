@@ -57,7 +57,8 @@ def cluster_order(
             their groups.
 
     Source:
-        ../docs/algorithms.md, "order of channels". Ours: METHODS.md sorts by one number a channel.
+        docs/crossbar.md, "Order of the channels". Ours: the publication sorts by one number a
+        channel.
     """
     orders = combined(matrices, families, starts)
     cells = cells_of(permuted(matrices, families, orders))

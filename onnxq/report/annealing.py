@@ -20,8 +20,10 @@ def annealed_tables(result: Annealed) -> Iterator[Table | str]:
         f"{result.swaps} swaps in {result.seconds:.1f} s{rate}, {result.accepted} accepted; "
         f"{ran} of {whole} batches run; {result.pieces} pieces"
     )
-    if not result.improved:
+    if not result.accepted:
         yield "no order was better than the one to begin with"
+    elif not result.improved:
+        yield "warning: the annealed model scored no better when written: it is in the first order"
     elif result.held.gain.difference < 0:
         yield "warning: the annealed model scores worse on the samples it was not annealed on"
     yield f"order: {result.order_path}"

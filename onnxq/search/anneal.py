@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+
+import numpy as np
 
 from onnxq import pipeline
 from onnxq.correction import input_means
@@ -29,12 +30,10 @@ from onnxq.search.arrangement import Arrangement
 from onnxq.search.checkpoint import Checkpoint
 from onnxq.search.cooling import AnnealProgress, Cooling
 from onnxq.search.exam import Side, examined, shuffled, sides
-from onnxq.search.tune import identity, read
+from onnxq.search.samples import identity, read
 from onnxq.sources import Source
 from onnxq.table import CalibrationTable
 from onnxq.types import Array
-
-Kind = TypeVar("Kind", bound=Arrangement)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,8 @@ class Annealed:
         kept: Scores on the samples annealed on.
         held: Scores on samples not used.
         scores: Of the order to begin with and of the best, as measured while annealing.
-        improved: Whether the best order is another than that to begin with.
+        improved: Whether the annealed model scored better on the samples annealed on; if not, the
+            model written and measured is in the order to begin with.
         swaps: How many were tried.
         accepted: How many were accepted.
         runs: Batches run to the end for them, out of how many without giving up.
@@ -97,7 +97,7 @@ def anneal(  # noqa: PLR0913 - like quantize, and how to anneal
         model: The float model.
         table: Its calibration table.
         recipe: Where to start: its ``reorder`` says in which order.
-        data: The samples to anneal on and those to measure on, see `onnxq.search.tune.parts`.
+        data: The samples to anneal on and those to measure on, see `onnxq.search.samples.parts`.
         output: Where the model goes; its order goes to `order_path` of it.
         metric: What to improve; cosine by default.
         cooling: How to anneal.
@@ -114,7 +114,7 @@ def anneal(  # noqa: PLR0913 - like quantize, and how to anneal
 
     Source:
         Kirkpatrick, Gelatt, Vecchi, "Optimization by Simulated Annealing", Science 220, 1983;
-        ../shared/METHODS.md, section 4.
+        docs/crossbar.md, "Annealing".
     """
     runtime, cooling, metric = runtime or Runtime(), cooling or Cooling(), metric or Cosine()
     for target in (output, order_path(output)):
@@ -124,21 +124,32 @@ def anneal(  # noqa: PLR0913 - like quantize, and how to anneal
     others = examined(reference, held, metric)
     others.evidence(0, others.references[0])  # what does not fit is refused before the work
     exam = examined(reference, shuffled(kept, cooling.seed), metric)
-    made = draft(model, table, replace(recipe, correct_bias=False), runtime=runtime)
+    plain = replace(recipe, correct_bias=False, tile_scales=None)  # the search does without
+    made = draft(model, table, plain, runtime=runtime)
     begun = time.monotonic()
-    search = Annealing(arranged(made, table, recipe, runtime, Arrangement), exam, cooling, runtime)
+    search = Annealing(arranged(made, table, recipe, runtime), exam, cooling, runtime)
     run = _identity(table, recipe, data, metric, cooling)
     checkpoint = Checkpoint(cooling.checkpoint, run, resume=cooling.resume, steps="swaps")
     search.run(checkpoint, report)
     seconds = time.monotonic() - begun
-    _write_order(made, search.orders, order_path(output))
     found = replace(recipe, reorder=str(order_path(output)))
-    result = pipeline.quantize(model, table, found, output, explain=False, runtime=runtime)
+
+    def written(orders: Sequence[Array]) -> Quantized:
+        """Write orders and the model in them."""
+        _write_order(made, orders, order_path(output))
+        return pipeline.quantize(model, table, found, output, explain=False, runtime=runtime)
+
     with TemporaryDirectory() as folder:
         start = Path(folder) / output.name
         pipeline.quantize(model, table, recipe, start, explain=False, runtime=runtime)
-        sessions = Session(start, runtime), Session(output, runtime)
-        side, other = sides(exam, sessions), sides(others, sessions)
+        before = Session(start, runtime)
+        result = written(search.orders)
+        side = sides(exam, (before, Session(output, runtime)))
+        improved = side.gain.difference > 0
+        if search.best > search.start and not improved:
+            result = written([np.arange(len(order)) for order in search.orders])
+            side = sides(exam, (before, Session(output, runtime)))
+        other = sides(others, (before, Session(output, runtime)))
     if cooling.checkpoint is not None:
         cooling.checkpoint.unlink(missing_ok=True)
     return Annealed(
@@ -148,7 +159,7 @@ def anneal(  # noqa: PLR0913 - like quantize, and how to anneal
         kept=side,
         held=other,
         scores=(search.start, search.best),
-        improved=search.best > search.start,
+        improved=improved,
         swaps=search.done,
         accepted=search.accepted,
         runs=(search.bench.runs, (search.bench.evaluations + 1) * len(exam.batches)),
@@ -157,13 +168,7 @@ def anneal(  # noqa: PLR0913 - like quantize, and how to anneal
     )
 
 
-def arranged(
-    made: Draft,
-    table: CalibrationTable,
-    recipe: Recipe,
-    runtime: Runtime,
-    kind: type[Kind],
-) -> Kind:
+def arranged(made: Draft, table: CalibrationTable, recipe: Recipe, runtime: Runtime) -> Arrangement:
     """Return a draft with its channels to be moved.
 
     Args:
@@ -171,14 +176,13 @@ def arranged(
         table: The calibration table; biases are corrected on the samples it keeps.
         recipe: Says whether they shall be.
         runtime: How to run models.
-        kind: Of arrangement.
     """
     samples = fit_samples(table)
     layout, channels = layout_of(made.prepared, made.plan, samples, runtime)
     means = {}
     if samples and corrects(replace(made.plan, recipe=recipe)):
         means = input_means(made.prepared, made.plan, made.activations, samples, runtime)
-    return kind(made, layout, channels, means)
+    return Arrangement(made, layout, channels, means)
 
 
 def _write_order(made: Draft, orders: Sequence[Array], path: Path) -> None:

@@ -39,12 +39,7 @@ class Annealing:
     """
 
     def __init__(
-        self,
-        arrangement: Arrangement,
-        exam: Exam,
-        cooling: Cooling,
-        runtime: Runtime,
-        bench: Any = None,
+        self, arrangement: Arrangement, exam: Exam, cooling: Cooling, runtime: Runtime
     ) -> None:
         """Score the order to begin with.
 
@@ -53,7 +48,6 @@ class Annealing:
             exam: What to score it on.
             cooling: How to anneal.
             runtime: How to run models.
-            bench: Scores swaps in another way.
 
         Raises:
             ModelError: Nothing that changes places would change a tile.
@@ -69,9 +63,7 @@ class Annealing:
         proto, folder = io.sync(arrangement.model), arrangement.model.path.parent
         self.chain = Chain(proto, folder, replace(runtime, threads=1, fuse=False))
         workers = cooling.workers or os.cpu_count() or 1
-        self.bench = bench or Bench(
-            self.chain, exam, workers=workers, drop=cooling.drop, ordered=False
-        )
+        self.bench = Bench(self.chain, exam, workers=workers, drop=cooling.drop, ordered=False)
         self._rng = np.random.default_rng(cooling.seed)
         self.best = self.start = self.bench.now.score
         self.orders = [order.copy() for order in arrangement.orders]

@@ -20,8 +20,8 @@ from onnxq.graph.edit import Names
 from onnxq.graph.io import array_of, constant
 from onnxq.numerics.affine import fake_quantize, params_of
 from onnxq.parameters import weight_stats
-from onnxq.plan import WeightPlan
-from onnxq.tile_layout import Key, Layout
+from onnxq.plan import Key, WeightPlan
+from onnxq.tile_layout import Layout
 from onnxq.types import Array
 
 

@@ -6,11 +6,9 @@ are known; what comes out is a recipe that gives the tensors that moved their ra
 quantized by it. Both are measured on samples that were not tuned on.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,20 +16,21 @@ import yaml
 
 from onnxq import pipeline
 from onnxq.drafting import draft
-from onnxq.errors import CalibrationError, RecipeError
-from onnxq.feeds import HELD_OUT, Batch
+from onnxq.errors import RecipeError
+from onnxq.feeds import Batch
 from onnxq.files import check_target, staged
 from onnxq.graph import io
 from onnxq.graph.session import Runtime, Session
 from onnxq.metrics.answers import Metric
-from onnxq.recipe import Recipe, dumps
+from onnxq.recipe import Recipe
 from onnxq.results import Quantized
 from onnxq.search.checkpoint import Checkpoint
 from onnxq.search.emission import Emission
 from onnxq.search.exam import Exam, Side, answers_of, easy_last, examined, shuffled, sides
+from onnxq.search.samples import identity, read
 from onnxq.search.settings import Move, TuneProgress, Tuning
 from onnxq.search.walk import Search
-from onnxq.sources import Source, batches_of, fingerprint
+from onnxq.sources import Source
 from onnxq.table import CalibrationTable
 
 
@@ -69,13 +68,6 @@ class Tuned:
     seconds: float
 
 
-def parts(source: Source, evaluation: Source | None) -> tuple[Source, Source]:
-    """Return the samples to tune on, and those to measure on: by default every fifth."""
-    if evaluation is not None:
-        return source, evaluation
-    return tuple(replace(source, cut=replace(source.cut, part=p)) for p in ("kept", "held"))  # type: ignore[return-value]
-
-
 def recipe_path(output: Path) -> Path:
     """Return where the recipe of a tuned model goes."""
     return output.with_name(f"{output.name}.recipe.yaml")
@@ -101,7 +93,7 @@ def tune(  # noqa: PLR0913 - like quantize, and how to tune
         model: The float model.
         table: Its calibration table.
         recipe: Where to start.
-        data: The samples to tune on and those to measure on, see `parts`.
+        data: The samples to tune on and those to measure on, see `onnxq.search.samples.parts`.
         output: Where the model goes; its recipe goes to `recipe_path` of it.
         tuning: How to tune.
         runtime: How to run models.
@@ -174,41 +166,8 @@ def _write_recipe(recipe: Recipe, path: Path) -> None:
         temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
 
 
-def read(source: Source, reference: Session) -> list[Batch]:
-    """Read samples into memory."""
-    try:
-        return list(batches_of(source, reference))
-    except CalibrationError as error:
-        if source.cut.part == "all":
-            raise
-        hint = f"every {HELD_OUT}th sample is held out to measure on; give others by --eval-data"
-        raise CalibrationError(f"{error} ({hint})") from error
-
-
 def _ordered(reference: Session, before: Session, batches: Sequence[Batch], metric: Metric) -> Exam:
     """Return the samples with the float model's answers, what leaves something to gain first."""
     exam = examined(reference, batches, metric)
     better = easy_last(exam, [answers_of(before, batch.inputs) for batch in batches])
     return exam if better is batches else examined(reference, better, metric)
-
-
-def identity(
-    table: CalibrationTable,
-    recipe: Recipe,
-    data: tuple[Source, Source],
-    metric: Metric,
-    ways: Sequence[object],
-) -> str:
-    """Return what a checkpoint must agree on with a run."""
-    seen = {name: (s.lo.tolist(), s.hi.tolist()) for name, s in table.tensors.items()}
-    what = [
-        *(table.model_sha256, table.samples, seen, dict(table.versions), dumps(recipe)),
-        *(_described(metric), ways, [fingerprint(source) for source in data]),
-    ]
-    return hashlib.sha256(json.dumps(what, default=str).encode()).hexdigest()
-
-
-def _described(metric: Metric) -> list[object]:
-    """Return name and options of a metric; a function is known by its name alone."""
-    options = vars(metric).items()
-    return [metric.name, sorted((key, str(each)) for key, each in options if not callable(each))]

@@ -20,8 +20,9 @@ from onnxq.cli.app import app
 from onnxq.errors import CalibrationError, Interrupted
 from onnxq.metrics import metric
 from onnxq.metrics.custom import Custom
+from onnxq.search.samples import parts
 from onnxq.search.settings import TuneProgress, Tuning
-from onnxq.search.tune import Tuned, parts, recipe_path, tune
+from onnxq.search.tune import Tuned, recipe_path, tune
 
 MODEL = Path("sample_models/fashion_resnet/model.onnx").resolve()
 EVAL = MODEL.with_name("eval.npz")
