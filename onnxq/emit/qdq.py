@@ -85,10 +85,15 @@ class Emitted:
 
 def required_opset(plan: Plan) -> tuple[int, str]:
     """Return the operator set a plan needs, and what needs it."""
-    specs = [plan.spec for plan in plan.activations.values()]
-    specs += [weight.spec for node in plan.nodes.values() for weight in node.weights]
-    packed = not plan.target.power_of_two
-    odd = [s.dtype.name for s in specs if element_type(s.dtype, packed=packed).name not in PLAIN]
+    stored = [(each.spec, False) for each in plan.activations.values()]
+    nodes = plan.nodes.values()
+    stored += [(weight.spec, node.weight_only) for node in nodes for weight in node.weights]
+    odd = [
+        spec.dtype.name
+        for spec, alone in stored
+        if element_type(spec.dtype, packed=plan.target.packs(alone=alone)).name not in PLAIN
+    ]
+    specs = [spec for spec, _ in stored]
     if odd and plan.qdq:
         return 21, odd[0]
     if not plan.qdq:
@@ -120,7 +125,7 @@ def emit_qdq(
     integer = [node_plan for node_plan in plan.nodes.values() if node_plan.quantized]
     readers = {id(nodes[each.output]) for each in integer if not each.weight_only}
     tensors = model.graph.tensors()
-    writer = _Writer(model, packed=not plan.target.power_of_two)
+    writer = _Writer(model, plan.target)
     for node_plan in integer:
         _emit_weights(writer, nodes[node_plan.output], node_plan, activations, fitted)
     for name, params in activations.items():
@@ -165,9 +170,7 @@ def _emit_weights(
     for weight in plan.weights:
         place = plan.output, weight.index
         params = fitted.weights[place]
-        after = writer.dequantized(
-            place, node.inputs[weight.index], params, saturating=not plan.weight_only
-        )
+        after = writer.dequantized(place, node.inputs[weight.index], params, alone=plan.weight_only)
         alone = node.op in WEIGHT_ONLY and _reads_channels(node, activations)
         kept = params.matrix is None and (plan.weight_only or alone)
         node.inputs[weight.index] = writer.copy(after) if kept else after
@@ -239,16 +242,11 @@ class _Writer:
         places: Where constants are.
     """
 
-    def __init__(self, model: Model, *, packed: bool) -> None:
-        """Start without any.
-
-        Args:
-            model: The model.
-            packed: Store codes of 4 bits in half a byte, which few operators read.
-        """
+    def __init__(self, model: Model, target: Target) -> None:
+        """Start without any."""
         self.names = Names(model)
         self._model = model
-        self._packed = packed
+        self._target = target
         self._written: dict[tuple[object, ...], tuple[gs.Variable, Stored]] = {}
         self._tables: dict[Step, gs.Constant] = {}
         self.saturating = (0, 0)
@@ -256,7 +254,7 @@ class _Writer:
         self.places: dict[Place, Stored] = {}
 
     def dequantized(
-        self, place: Place, tensor: gs.Constant, params: QuantParams, *, saturating: bool = True
+        self, place: Place, tensor: gs.Constant, params: QuantParams, *, alone: bool = False
     ) -> gs.Variable:
         """Store a constant quantized and return its dequantized tensor.
 
@@ -264,13 +262,14 @@ class _Writer:
             place: What it is.
             tensor: The constant.
             params: Its parameters.
-            saturating: Whether integer kernels add up what it is multiplied by.
+            alone: Whether it is multiplied with floats.
         """
         values = params.scale.tobytes(), params.zero_point.tobytes()
-        key = (tensor.name, params.dtype, params.tile, params.matrix, *values)
+        key = (tensor.name, alone, params.dtype, params.tile, params.matrix, *values)
         if key not in self._written:
-            codes, *used = constant_values(array_of(tensor), params, packed=self._packed)
-            if saturating:
+            packed = self._target.packs(alone=alone)
+            codes, *used = constant_values(array_of(tensor), params, packed=packed)
+            if not alone:
                 self._count_saturating(codes, params)
             stored = constant(self.names.new(f"{tensor.name}_quantized"), codes)
             after = gs.Variable(self.names.new(f"{tensor.name}_dequantized"))
@@ -339,7 +338,7 @@ class _Writer:
     ) -> None:
         """Write QuantizeLinear and DequantizeLinear of an activation between two tensors."""
         stem = after.name.removesuffix("_dequantized")
-        *factors, scale, zero_point = pair_values(params, rounding, packed=self._packed)
+        *factors, scale, zero_point = pair_values(params, rounding, packed=self._target.packs())
         parameters = self._parameters(stem, [scale, zero_point])
         middle = gs.Variable(self.names.new(f"{stem}_quantized"))
         if params.tile:

@@ -35,7 +35,6 @@ class Patches:
         """
         self._model, self._plan, self._places = model, plan, places
         self._nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
-        self._packed = not plan.target.power_of_two
         self.used = dict(used)
 
     def constants(self, change: Params) -> dict[str, Array] | None:
@@ -55,7 +54,7 @@ class Patches:
         for place, params in change.items():
             if isinstance(place, str) and place in self._places:
                 stored = self._places[place]
-                values = pair_values(params, stored.rounding, packed=self._packed)
+                values = pair_values(params, stored.rounding, packed=self._plan.target.packs())
                 found.update(zip(stored.names, values, strict=True))
         touched = {
             output: node
@@ -71,7 +70,8 @@ class Patches:
                 used[node.bias] = fitted.biases[output]
             for index, params in used.items():
                 array = array_of(self._nodes[output].inputs[index])
-                new = constant_values(array, params, packed=self._packed)
+                packed = self._plan.target.packs(alone=node.weight_only)
+                new = constant_values(array, params, packed=packed)
                 for name, value in zip(self._places[output, index].names, new, strict=True):
                     if name in found and not np.array_equal(found[name], value):
                         return None

@@ -20,6 +20,7 @@ Role = Literal["compute", "always", "follow"]
 Output = Literal["always", "needed"]
 Placement = Literal["both", "inputs"]
 Kind = Literal["activations", "weights"]
+Packed = Literal["always", "float", "never"]
 Blocks = Literal["never", "float", "any"]
 
 
@@ -123,6 +124,8 @@ class Target:
         correct_bias: Whether biases take up the mean error of their layer unless asked otherwise.
         power_of_two: Whether scales are powers of two; nodes then tell their positions.
         float_activations: Whether activations can stay float, weights alone quantized.
+        packed: Where codes of 4 bits take half a byte, which few kernels read: ``always``, beside
+            ``float`` activations only, or ``never``.
         blocks: Which nodes may have one weight scale for a block of inputs of an output: none,
             those whose activations stay ``float``, or ``any``.
     """
@@ -143,19 +146,29 @@ class Target:
     correct_bias: bool = False
     power_of_two: bool = False
     float_activations: bool = False
+    packed: Packed = "always"
     blocks: Blocks = "never"
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing.
 
         Raises:
-            ValueError: Placement or blocks are none of those listed, or what must be symmetric
-                is neither activations nor weights.
+            ValueError: Placement, packed or blocks are none of those listed, or what must be
+                symmetric is neither activations nor weights.
         """
         _check_word(self.placement, Placement)
+        _check_word(self.packed, Packed)
         _check_word(self.blocks, Blocks)
         for kind in self.symmetric_only:
             _check_word(kind, Kind)
+
+    def packs(self, *, alone: bool = False) -> bool:
+        """Say whether codes of 4 bits take half a byte.
+
+        Args:
+            alone: They are those of weights beside float activations.
+        """
+        return self.packed == "always" or (self.packed == "float" and alone)
 
     @property
     def tiled(self) -> bool:
