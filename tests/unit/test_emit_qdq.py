@@ -482,10 +482,22 @@ def test_required_opset(recipe: Recipe, needed: tuple[int, str]) -> None:
 
 @pytest.mark.parametrize("dtype", ["int4", "uint16"])
 def test_odd_types_need_opset_21(dtype: str) -> None:
-    allowing = replace(eager(), dtypes={"activations": ["uint8"], "weights": [dtype]})
+    dtypes = {"activations": ["uint8"], "weights": [dtype]}
+    allowing = replace(eager(), dtypes=dtypes, packed="always")
     recipe = Recipe(weights=TensorRule(dtype=dtype))
     plan = resolve(from_proto(image("y = Conv3(x, w)")), allowing, recipe)
     assert required_opset(plan) == (21, dtype)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
+def test_narrow_weights_take_whole_bytes_where_kernels_read_those(bits: int) -> None:
+    recipe = Recipe(target="cpu", weights=TensorRule(dtype=f"int{bits}"))
+    result = quantized(image("y = Conv3(x, w)"), recipe)
+    stored = {tensor.name: tensor for tensor in result.model.graph.initializer}
+    codes = onnx.numpy_helper.to_array(stored["w_quantized"])
+    assert codes.dtype == np.int8
+    assert np.abs(codes).max() == 2 ** (bits - 1) - 1
+    assert result.model.opset_import[0].version < 21
 
 
 def test_a_model_of_opset_10_stays_at_opset_10_per_tensor() -> None:
