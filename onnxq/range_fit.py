@@ -1,8 +1,8 @@
 """Choose the ranges of activations by the output of the layers that read them.
 
 For a tensor x that a Conv, Gemm or MatMul f reads, ``‖f(x̂) − f(x)‖²`` on the samples the table
-keeps says what rounding and clipping x costs; f stays float. f is linear, so that is ``‖W (x̂ − x)‖²``
-and one run of the layer alone a candidate. What comes before and after stays out of it.
+keeps says what rounding and clipping x costs; f stays float. f is linear, so that is
+``‖W (x̂ − x)‖²``, one run of the layer alone for each candidate.
 """
 
 import logging
@@ -113,7 +113,7 @@ def readers_of(model: Model, plan: Plan, name: str) -> list[Reader]:
         name: An activation with parameters of its own.
     """
     tensors = model.graph.tensors()
-    found = []
+    found: list[Reader] = []
     for shared in plan.activations.values():
         if shared.shares == name:
             found += _readers(plan, shared, tensors[shared.name])
@@ -123,30 +123,17 @@ def readers_of(model: Model, plan: Plan, name: str) -> list[Reader]:
 def _readers(plan: Plan, planned: ActivationPlan, tensor: Tensor) -> Iterator[Reader]:
     """Yield who reads one tensor quantized, once each, those that only move it left out."""
     others = False
-    for node in dict.fromkeys(map(_Same, tensor.outputs)):
-        output = node.it.outputs[0].name if node.it.outputs else ""
+    for node in {id(node): node for node in tensor.outputs}.values():
+        output = node.outputs[0].name if node.outputs else ""
         integer = output in plan.nodes and plan.nodes[output].quantized
         integer = integer and not plan.nodes[output].weight_only
         moved = output in plan.activations and plan.activations[output].shares == planned.shares
-        if integer and node.it.op in LINEAR:
-            yield Reader(planned.name, node.it)
+        if integer and node.op in LINEAR:
+            yield Reader(planned.name, node)
         elif not moved:
             others = others or integer or planned.written
     if others:
         yield Reader(planned.name, None)
-
-
-@dataclass(frozen=True)
-class _Same:
-    """A node that is the same as no other."""
-
-    it: Node
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.it is other.it
-
-    def __hash__(self) -> int:
-        return id(self.it)
 
 
 Held = Sequence[Mapping[str, Array]]  # values of tensors, by name; one entry a sample

@@ -8,7 +8,7 @@ that new constants cost the building of a small session, and what comes before i
 DequantizeLinear whose codes come from an earlier piece is written in every piece that needs it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,13 @@ class Piece:
     needed: frozenset[str]
 
 
-def cut(proto: onnx.ModelProto, count: int) -> list[Piece]:
+def cut(proto: onnx.ModelProto, count: int, behind: Collection[str] = ()) -> list[Piece]:
     """Cut a model into at most so many pieces, where little is handed on.
 
     Args:
         proto: The model.
         count: How many; fewer where the model is small.
+        behind: Cut behind the nodes that write these tensors instead, and nowhere else.
     """
     graph = proto.graph
     constants = {tensor.name for tensor in graph.initializer}
@@ -74,7 +75,7 @@ def cut(proto: onnx.ModelProto, count: int) -> list[Piece]:
     for index, names in enumerate(needs):
         last.update(dict.fromkeys(names, index))
     last.update(dict.fromkeys(outputs, len(nodes)))
-    cuts = _cuts(nodes, last, count)
+    cuts = _behind(nodes, behind) if behind else _cuts(nodes, last, count)
     pieces = []
     for start, stop in zip([0, *cuts], [*cuts, len(nodes)], strict=True):
         own = nodes[start:stop]
@@ -145,6 +146,13 @@ def _cuts(nodes: Sequence[onnx.NodeProto], last: Mapping[str, int], count: int) 
     return sorted(found)
 
 
+def _behind(nodes: Sequence[onnx.NodeProto], tensors: Collection[str]) -> list[int]:
+    """Return before which nodes to cut: behind those that write some tensors."""
+    wanted = set(tensors)
+    ends = [index + 1 for index, node in enumerate(nodes) if wanted & set(node.output)]
+    return [end for end in ends if end < len(nodes)]
+
+
 class Chain:
     """A model in pieces.
 
@@ -153,7 +161,12 @@ class Chain:
     """
 
     def __init__(
-        self, proto: onnx.ModelProto, folder: Path, runtime: Runtime, count: int = PIECES
+        self,
+        proto: onnx.ModelProto,
+        folder: Path,
+        runtime: Runtime,
+        count: int = PIECES,
+        behind: Collection[str] = (),
     ) -> None:
         """Cut a model.
 
@@ -162,11 +175,12 @@ class Chain:
             folder: Where its external data lies.
             runtime: How to run it.
             count: Into how many pieces at most.
+            behind: Cut behind the nodes that write these tensors instead.
         """
         for tensor in proto.graph.initializer:
             if is_external(tensor):
                 load_external_data_for_tensor(tensor, str(folder))
-        self.pieces = cut(proto, count)
+        self.pieces = cut(proto, count, behind)
         self._proto, self._runtime = proto, runtime
         self._constants = {tensor.name: tensor for tensor in proto.graph.initializer}
         self._sparse = {each.values.name: each for each in proto.graph.sparse_initializer}
@@ -224,6 +238,10 @@ class Chain:
                 self._types[name] = array.dtype, array.ndim
             self._sessions[index] = self._built(index, {})
         return self._sessions[index]
+
+    def forget(self, index: int) -> None:
+        """Let go of the session of a piece; it is built again if it is run again."""
+        self._sessions.pop(index, None)
 
     def changed(self, constants: Mapping[str, Array]) -> dict[int, Session]:
         """Return new sessions of the pieces that read some constants, with other values there.

@@ -51,6 +51,39 @@ def bias_params(weight_scale: Array, input_scale: Array) -> QuantParams:
     return QuantParams(dtype=INT32, scale=scale.reshape(shape), zero_point=zero_point, tile=tile)
 
 
+def channel_means(values: Array, axis: int = 1) -> Array:
+    """Return the mean of every channel.
+
+    Args:
+        values: Any shape.
+        axis: Which axis counts the channels.
+
+    Returns:
+        float64, shape ``(C,)``.
+    """
+    axis %= values.ndim
+    others = tuple(other for other in range(values.ndim) if other != axis)
+    means: Array = values.mean(axis=others, dtype=np.float64)
+    return means
+
+
+def shifted(values: Array, shift: Array, axis: int = 1) -> Array:
+    """Return what a layer writes once its bias takes up a shift.
+
+    Args:
+        values: What it writes before.
+        shift: One a channel, ``(C,)``.
+        axis: Which axis counts the channels.
+
+    Returns:
+        Shape and dtype of ``values``.
+    """
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    after: Array = values + shift.reshape(shape).astype(values.dtype)
+    return after
+
+
 def mean_shift(
     weight: Array, quantized: Array, mean: Array, quantized_mean: Array, group: int
 ) -> Array:

@@ -37,6 +37,11 @@ class Fit:
     after: float
     tried: int
 
+    @property
+    def moved(self) -> bool:
+        """Whether they are others than it began with."""
+        return self.after < self.before
+
 
 def covered(params: QuantParams, spec: QuantSpec) -> Range:
     """Return the range that parameters stand for: `params_of` makes the same of it, or nearly.
