@@ -88,7 +88,7 @@ def draft(
     samples = kept_samples(table)
     reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
     _check_function(prepared, reference, samples, runtime)
-    corrected, fit, moved, fits = 0, fit_samples(table), None, None
+    fit, moved, fits = fit_samples(table), None, None
     if is_reordered(recipe):
         _check_samples("reorder", fit)
         plan, moved = reordered(prepared, plan, fit, runtime)
@@ -101,13 +101,8 @@ def draft(
         _check_samples("fit_ranges", fit)
         fits = fitted_ranges(prepared, plan, activations, fit, runtime)
         activations = with_fits(plan, activations, fits)
-    wanted = corrects(plan)
-    if wanted and _is_empirical(plan):
-        _check_samples("bias_correction empirical", fit)
-    if wanted and samples:
-        correct = correct_empirically if _is_empirical(plan) else correct_biases
-        corrected = correct(prepared, plan, activations, weights, fit, runtime)
-    if searching or moved or recipe.fit_ranges or (wanted and samples):
+    corrected = _correct(prepared, plan, activations, weights, fit, runtime)
+    if searching or moved or fits is not None or corrects(plan):
         samples = samples[1::2] or samples  # what was fitted is no check
     return Draft(
         prepared=prepared,
@@ -146,9 +141,22 @@ def corrects(plan: Plan) -> bool:
     return plan.target.correct_bias if asked is None else asked
 
 
-def _is_empirical(plan: Plan) -> bool:
-    """Say whether biases shall be corrected by what is measured in the quantized model."""
-    return plan.recipe.bias_correction == "empirical"
+def _correct(
+    prepared: Model,
+    plan: Plan,
+    activations: Mapping[str, QuantParams],
+    weights: Weights,
+    fit: list[Batch],
+    runtime: Runtime,
+) -> int:
+    """Correct biases in the way that is asked for, and return how many."""
+    empirical = plan.recipe.bias_correction == "empirical"
+    if corrects(plan) and empirical:
+        _check_samples("bias_correction empirical", fit)
+    if not corrects(plan) or not fit:
+        return 0
+    correct = correct_empirically if empirical else correct_biases
+    return correct(prepared, plan, activations, weights, fit, runtime)
 
 
 def _check_samples(what: str, samples: list[Batch]) -> None:

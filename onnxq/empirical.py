@@ -2,7 +2,7 @@
 
 The model is emitted and cut behind every layer with a bias; the pieces run one after the other on
 all samples. What a layer writes is compared with what it writes in the float model, the mean error
-of each channel goes into its bias, and into the values handed on::
+of each channel, as far as it is more than chance, goes into its bias and the values handed on::
 
     … ─ Q ─ DQ ─ Conv ─ ŷ ─┊─ ŷ + E[y] − E[ŷ] ─ Relu ─ Q ─ DQ ─ Conv ─ ŷ ─┊─ …
 
@@ -25,13 +25,13 @@ from onnxq.graph.edit import Names
 from onnxq.graph.io import Constant, Model, Node, array_of, constant, copied, sync
 from onnxq.graph.opset import raise_opset
 from onnxq.graph.session import Runtime, values_of
-from onnxq.numerics.bias import channel_means, shifted
+from onnxq.numerics.bias import channel_means, likely_shift, shifted
 from onnxq.plan import Plan
 from onnxq.types import Array, QuantParams
 
 log = logging.getLogger(__name__)
 
-CHANNELS_SECOND = ("Conv", "ConvTranspose")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,8 @@ def correct_empirically(
     Source:
         Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
         2019, appendix D (empirical bias correction): layer by layer in the order of the graph.
-        Differs: what a layer writes is corrected as it is handed on instead of running it again.
+        Differs: what a layer writes is corrected as it is handed on instead of running it again,
+        and means over few samples are shrunk.
     """
     layers, feeds = layers_of(model, plan), [batch.inputs for batch in samples]
     if not layers or not feeds:
@@ -99,20 +100,27 @@ def layers_of(model: Model, plan: Plan) -> list[Layer]:
     """Return the layers whose biases can be corrected, in the order of the graph.
 
     They are quantized Conv, ConvTranspose and Gemm with a bias, and quantized MatMul followed by
-    nothing but a float Add of one constant a channel.
+    nothing but a float Add of a constant, one value a channel.
     """
     found = []
     for node in model.graph.nodes:
         planned = plan.nodes.get(node.outputs[0].name) if node.outputs else None
         if planned is None or not planned.quantized:
             continue
-        if [w.index for w in planned.weights] == [1] and len(node.inputs) > 2:
-            if isinstance(node.inputs[2], Constant) and len(node.inputs[2].shape) == 1:
-                axis = 1 if node.op in CHANNELS_SECOND else -1
-                found.append(Layer(output=planned.output, index=2, axis=axis))
-        elif node.op == "MatMul" and [w.index for w in planned.weights] == [1]:
+        weighted = [w.index for w in planned.weights] == [1]
+        if weighted and node.op in WEIGHTED and _has_bias(node):
+            axis = -1 if node.op == "Gemm" else 1
+            found.append(Layer(output=planned.output, index=2, axis=axis))
+        elif weighted and node.op == "MatMul":
             found += _added(node, plan)
     return found
+
+
+def _has_bias(node: Node) -> bool:
+    """Say whether a layer adds a constant of one value a channel as it is."""
+    if len(node.inputs) < 3 or not isinstance(node.inputs[2], Constant):
+        return False
+    return len(node.inputs[2].shape) == 1 and node.attrs.get("beta", 1.0) == 1.0
 
 
 def _added(node: Node, plan: Plan) -> list[Layer]:
@@ -134,13 +142,13 @@ def _float_means(
     layers: Sequence[Layer],
     feeds: Sequence[Mapping[str, Array]],
     runtime: Runtime,
-) -> dict[str, tuple[Layer, Array]]:
-    """Return what each layer writes in the float model on average, ``(C,)``, by its output."""
+) -> dict[str, Array]:
+    """Return what each layer writes in the float model, means by sample and channel, ``(n, C)``."""
     found: dict[str, list[Array]] = {layer.output: [] for layer in layers}
     for values in values_of(model, found, feeds, runtime):
         for layer in layers:
             found[layer.output].append(channel_means(values[layer.output], layer.axis))
-    return {layer.output: (layer, np.mean(found[layer.output], axis=0)) for layer in layers}
+    return {output: np.stack(means) for output, means in found.items()}
 
 
 def _emitted(
@@ -149,23 +157,23 @@ def _emitted(
     activations: Mapping[str, QuantParams],
     weights: Weights,
     layers: Sequence[Layer],
-) -> tuple[Model, dict[str, str]]:
+) -> tuple[Model, dict[str, Layer]]:
     """Emit a copy of the model, pairs of Q and DQ in any case.
 
     Returns:
-        The copy, and what it calls the outputs of the layers, by the name they have in the model.
+        The copy, and the layers by what it calls their outputs.
     """
     plan = replace(plan, recipe=replace(plan.recipe, qdq=None))
     copy = raise_opset(copied(model), required_opset(plan)[0])
     nodes = {node.outputs[0].name: node for node in copy.graph.nodes if node.outputs}
     emit_qdq(copy, plan, activations, fit_biases(copy, plan, activations, weights))
-    return copy, {nodes[layer.output].outputs[0].name: layer.output for layer in layers}
+    return copy, {nodes[layer.output].outputs[0].name: layer for layer in layers}
 
 
 def _shifts(
     quantized: Model,
-    written: Mapping[str, str],
-    wanted: Mapping[str, tuple[Layer, Array]],
+    written: Mapping[str, Layer],
+    wanted: Mapping[str, Array],
     feeds: Sequence[Mapping[str, Array]],
     runtime: Runtime,
 ) -> dict[str, Array]:
@@ -178,9 +186,9 @@ def _shifts(
         states = [chain.run(state, index, index + 1) for state in states]
         chain.forget(index)
         for name in written.keys() & set(piece.writes):
-            layer, mean = wanted[written[name]]
+            layer = written[name]
             means = [channel_means(state[name], layer.axis) for state in states]
-            found[layer.output] = shift = mean - np.mean(means, axis=0)
+            found[layer.output] = shift = likely_shift(wanted[layer.output] - np.stack(means))
             for state in states:
                 state[name] = shifted(state[name], shift, layer.axis)
     return found

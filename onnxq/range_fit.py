@@ -184,18 +184,19 @@ class _OutputError:
             for part in self._parts
         ]
 
-    def __call__(self, params: QuantParams) -> float:
-        """Return the sum of the relative noise of all readers."""
-        noise = [0.0 for _ in self._parts]
+    def __call__(self, params: QuantParams) -> Array:
+        """Return what each sample adds to the sum of the relative noise of all readers."""
+        found = []
         for each in self._values:
             made: dict[str, Array] = {}
-            for index, part in enumerate(self._parts):
+            noise = 0.0
+            for part, signal in zip(self._parts, self._signals, strict=True):
                 name = part.reader.tensor
                 if name not in made:
                     made[name] = rounding_error(each[name], params)
-                noise[index] += part.power(each, made[name])
-        both = zip(noise, self._signals, strict=True)
-        return sum(noise / signal for noise, signal in both if signal > 0)
+                noise += part.power(each, made[name]) / signal if signal > 0 else 0.0
+            found.append(noise)
+        return np.array(found)
 
 
 class _Part:

@@ -84,6 +84,36 @@ def shifted(values: Array, shift: Array, axis: int = 1) -> Array:
     return after
 
 
+def likely_shift(errors: Array) -> Array:
+    """Return the mean of the errors of few samples, shrunk as far as it may be chance.
+
+    The mean m of a channel has the variance ``e² = s²/n``. Over the channels of a layer the true
+    means have about the variance ``t² = max(0, mean(m²) − mean(e²))``; the likeliest value of one
+    is then ``m · t² / (t² + e²)``.
+
+    Args:
+        errors: What each sample lacks in each channel, ``(n, C)``; what is not finite counts as
+            nothing.
+
+    Returns:
+        float64, ``(C,)``; the mean itself for one sample, of which nothing more is known.
+
+    Source:
+        Efron and Morris, "Stein's Estimation Rule and Its Competitors: An Empirical Bayes
+        Approach", 1973, with a variance for each channel.
+    """
+    errors = np.where(np.isfinite(errors), errors, 0.0)
+    mean: Array = errors.mean(axis=0, dtype=np.float64)
+    count = len(errors)
+    if count < 2:
+        return mean
+    noise = errors.var(axis=0, ddof=1, dtype=np.float64) / count
+    spread = max(0.0, float((mean**2).mean() - noise.mean()))
+    total = spread + noise
+    share: Array = np.where(total > 0, spread / np.where(total > 0, total, 1.0), 1.0)
+    return mean * share
+
+
 def mean_shift(
     weight: Array, quantized: Array, mean: Array, quantized_mean: Array, group: int
 ) -> Array:

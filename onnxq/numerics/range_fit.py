@@ -15,10 +15,10 @@ COARSE = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1)  # of both ends; 1 is where the sea
 FINE = (-0.05, 0.05)  # added to the best of these
 ONE_END = (0.6, 0.7, 0.8, 0.9, 1.1, 1.25)  # of one end alone, the other where it is best
 POWERS = (0.125, 0.25, 0.5, 2.0)  # of both ends, where scales are powers of two
-GAIN = 1e-6  # relative; less is rounding
+SURE = 2.0  # standard errors by which samples must agree that a candidate is better
 BLOCK = 1 << 15  # elements that stay in the cache of a core
 
-Error = Callable[[QuantParams], float]
+Errors = Callable[[QuantParams], Array]  # one error a sample, (n,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Fit:
 
     Attributes:
         params: The best parameters.
-        before: Error of those it began with.
+        before: Error of those it began with, summed over the samples.
         after: Error of the best, no larger.
         tried: How many were looked at.
     """
@@ -69,26 +69,28 @@ def scaled(chosen: Range, factors: tuple[float, float], spec: QuantSpec) -> Quan
     return params_of(ends.within(*spec.bounds), spec)
 
 
-def fit_range(params: QuantParams, spec: QuantSpec, error: Error) -> Fit:
+def fit_range(params: QuantParams, spec: QuantSpec, errors: Errors) -> Fit:
     """Search around parameters for those with the least error.
 
     Both ends are scaled together first, by `COARSE` and then more finely; where values of both
-    signs occur and the zero point is free, one end alone after that, the lower first.
+    signs occur and the zero point is free, one end alone after that, the lower first. A candidate
+    counts only if the samples agree that it is better than the start, see `agreed`.
 
     Args:
         params: Where to begin, one scale for the tensor.
         spec: What is asked; no candidate leaves its bounds.
-        error: Says how bad parameters are; what is not finite is never chosen.
+        errors: Says how bad parameters are; what is not finite is never chosen.
 
     Returns:
         The best; those to begin with where nothing is better.
 
     Source:
         Nagel et al., "A White Paper on Neural Network Quantization", 2021, section 3.1, and
-        Wu et al., "EasyQuant", 2020, section 3: a grid of scales, judged by what is computed from
-        the tensor. Differs: squared error of the output, and ends on their own.
+        Wu et al., "EasyQuant", 2020, section 3: a grid of scales, judged by what is computed
+        from the tensor. Differs: squared error of the output, ends on their own, samples must
+        agree.
     """
-    search = _Search(params, spec, error)
+    search = _Search(params, spec, errors)
     if not np.isfinite(search.before) or search.before == 0:
         return Fit(params=params, before=search.before, after=search.before, tried=1)
     if spec.power_of_two:
@@ -114,9 +116,11 @@ class _Search:
         best: Factors of both ends.
     """
 
-    def __init__(self, params: QuantParams, spec: QuantSpec, error: Error) -> None:
-        self.start, self.before, self.best = covered(params, spec), error(params), (1.0, 1.0)
-        self._spec, self._error = spec, error
+    def __init__(self, params: QuantParams, spec: QuantSpec, errors: Errors) -> None:
+        self.start, self.best = covered(params, spec), (1.0, 1.0)
+        self._first = errors(params)
+        self.before = float(self._first.sum())
+        self._spec, self._errors = spec, errors
         self._params, self._least = params, self.before
         self._seen = {_key(params)}
 
@@ -127,15 +131,32 @@ class _Search:
             if _key(params) in self._seen:
                 continue
             self._seen.add(_key(params))
-            found = self._error(params)
-            if found < self._least * (1 - GAIN):
-                self._params, self._least, self.best = params, found, pair
+            errors = self._errors(params)
+            if errors.sum() < self._least and agreed(self._first, errors):
+                self._params, self._least, self.best = params, float(errors.sum()), pair
 
     def found(self) -> Fit:
         """Return the best."""
         return Fit(
             params=self._params, before=self.before, after=self._least, tried=len(self._seen)
         )
+
+
+def agreed(before: Array, after: Array) -> bool:
+    """Say whether samples agree that an error fell: by two standard errors of the differences.
+
+    Args:
+        before: One error a sample, ``(n,)``.
+        after: The same of a candidate.
+
+    Returns:
+        False where an error is not finite; for one sample, whether it fell.
+    """
+    gain = before - after
+    if not np.isfinite(gain).all():
+        return False
+    chance = SURE * gain.std(ddof=1) / np.sqrt(gain.size) if gain.size > 1 else 0.0
+    return bool(gain.mean() > chance)
 
 
 def _key(params: QuantParams) -> tuple[bytes, bytes]:
