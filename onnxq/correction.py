@@ -14,7 +14,7 @@ from onnxq.graph.edit import Names
 from onnxq.graph.io import Constant, Model, Node, array_of, constant
 from onnxq.graph.session import Runtime, values_of
 from onnxq.numerics.affine import fake_quantize
-from onnxq.numerics.bias import mean_shift
+from onnxq.numerics.bias import channel_means, mean_shift
 from onnxq.plan import Plan
 from onnxq.types import Array, QuantParams
 
@@ -118,13 +118,6 @@ def _means(
     for values in values_of(model, activations, feeds, runtime):
         for name, params in activations.items():
             after = values[name] if params is None else fake_quantize(values[name], params)
-            both = [_channel_means(x) for x in (values[name], after)]
+            both = [channel_means(x) for x in (values[name], after)]
             sums.setdefault(name, []).append(np.stack(both))
     return {name: tuple(np.mean(found, axis=0)) for name, found in sums.items()}
-
-
-def _channel_means(values: Array) -> Array:
-    """Return the mean of every channel, axis 1."""
-    axes = tuple(axis for axis in range(values.ndim) if axis != 1)
-    means: Array = values.mean(axis=axes, dtype=np.float64)
-    return means

@@ -7,14 +7,17 @@ from pathlib import Path
 from onnxq import calibration, comparison
 from onnxq.correction import correct_biases
 from onnxq.emit.biases import Weights
+from onnxq.empirical import correct_empirically
 from onnxq.errors import CalibrationError, ModelError
 from onnxq.feeds import Batch
 from onnxq.graph.io import Model
 from onnxq.graph.session import Recorded, Runtime, Session
+from onnxq.numerics.range_fit import Fit
 from onnxq.parameters import activation_params, weight_params
 from onnxq.passes import PassReport
 from onnxq.plan import Plan
 from onnxq.planning import plan_model
+from onnxq.range_fit import fitted_ranges, with_fits
 from onnxq.recipe import Recipe
 from onnxq.reordering import Reordering, is_reordered, reordered
 from onnxq.table import CalibrationTable
@@ -40,6 +43,7 @@ class Draft:
         samples: Kept samples for checking the result: none it was fitted on, if there are others.
         reference: The float model's answers to them.
         reordering: What became of the order of the channels; None where none was asked for.
+        fits: What was found for each range that was fitted; None where that was not asked for.
     """
 
     prepared: Model
@@ -53,6 +57,7 @@ class Draft:
     samples: list[Batch]
     reference: Session
     reordering: Reordering | None = None
+    fits: Mapping[str, Fit] | None = None
 
 
 def draft(
@@ -83,7 +88,7 @@ def draft(
     samples = kept_samples(table)
     reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
     _check_function(prepared, reference, samples, runtime)
-    corrected, fit, moved = 0, fit_samples(table), None
+    fit, moved, fits = fit_samples(table), None, None
     if is_reordered(recipe):
         _check_samples("reorder", fit)
         plan, moved = reordered(prepared, plan, fit, runtime)
@@ -92,10 +97,12 @@ def draft(
     if searching:
         _check_samples("tile_scales cosine", fit)
         weights = searched(prepared, plan, weights, fit, runtime)
-    wanted = corrects(plan)
-    if wanted and samples:
-        corrected = correct_biases(prepared, plan, activations, weights, fit, runtime)
-    if searching or moved or (wanted and samples):
+    if recipe.fit_ranges:
+        _check_samples("fit_ranges", fit)
+        fits = fitted_ranges(prepared, plan, activations, fit, runtime)
+        activations = with_fits(plan, activations, fits)
+    corrected = _correct(prepared, plan, activations, weights, fit, runtime)
+    if searching or moved or fits is not None or corrects(plan):
         samples = samples[1::2] or samples  # what was fitted is no check
     return Draft(
         prepared=prepared,
@@ -109,6 +116,7 @@ def draft(
         samples=samples,
         reference=reference,
         reordering=moved,
+        fits=fits,
     )
 
 
@@ -128,7 +136,27 @@ def fit_samples(table: CalibrationTable) -> list[Batch]:
 def corrects(plan: Plan) -> bool:
     """Say whether biases shall take up the mean error of their layer."""
     asked = plan.recipe.correct_bias
+    if asked is None and plan.recipe.bias_correction is not None:
+        return True
     return plan.target.correct_bias if asked is None else asked
+
+
+def _correct(
+    prepared: Model,
+    plan: Plan,
+    activations: Mapping[str, QuantParams],
+    weights: Weights,
+    fit: list[Batch],
+    runtime: Runtime,
+) -> int:
+    """Correct biases in the way that is asked for, and return how many."""
+    empirical = plan.recipe.bias_correction == "empirical"
+    if corrects(plan) and empirical:
+        _check_samples("bias_correction empirical", fit)
+    if not corrects(plan) or not fit:
+        return 0
+    correct = correct_empirically if empirical else correct_biases
+    return correct(prepared, plan, activations, weights, fit, runtime)
 
 
 def _check_samples(what: str, samples: list[Batch]) -> None:

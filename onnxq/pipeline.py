@@ -121,6 +121,7 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
         latency=timed,
         layers=worst,
         reordering=made.reordering,
+        fits=made.fits,
     )
 
 

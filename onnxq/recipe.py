@@ -33,14 +33,15 @@ ROWS = ("channel", "kernel")
 TILE_SCALES = ("range", "cosine")
 REORDERS = ("none", "sort", "cluster", "random")
 REORDER_MODES = ("joint", "independent")
+BIAS_CORRECTIONS = ("analytic", "empirical")
 FLOAT = "float"  # what activations are asked to be that stay float
 _SINGLE = (  # keys with a single value
     "target", "correct_bias", "positions", "rounding", "qdq", "crossbar", "rows",
-    "tile_scales", "reorder", "reorder_mode",
+    "tile_scales", "reorder", "reorder_mode", "fit_ranges", "bias_correction",
 )  # fmt: skip
 _WORDS = {
     "positions": POSITIONS, "rounding": ROUNDINGS, "rows": ROWS, "tile_scales": TILE_SCALES,
-    "reorder_mode": REORDER_MODES,
+    "reorder_mode": REORDER_MODES, "bias_correction": BIAS_CORRECTIONS,
 }  # fmt: skip
 
 
@@ -122,7 +123,12 @@ class Recipe:
         weights: Defaults for weights.
         rules: Exceptions, the first match wins.
         tensors: Exceptions for single activations and weights, by the name of the tensor.
-        correct_bias: Let biases take up the mean error of their layer; None: the target says.
+        correct_bias: Let biases take up the mean error of their layer; None: the target says,
+            or ``bias_correction`` does by being there.
+        bias_correction: How: ``analytic``, from the means of what the layer reads in the float
+            model; or ``empirical``, measured at its output in the quantized model.
+        fit_ranges: Move the ranges of activations to the least error at the output of the layers
+            that read them.
         positions: For powers of two: ``any``, or ``chip`` for 0 … bits − 1 only.
         rounding: For powers of two: how the chip rounds what it shifts, ``half-even``,
             ``half-up`` or ``floor``.
@@ -144,6 +150,8 @@ class Recipe:
     rules: tuple[NodeRule, ...] = ()
     tensors: Mapping[str, TensorRule] = field(default_factory=dict)
     correct_bias: bool | None = None
+    bias_correction: str | None = None
+    fit_ranges: bool | None = None
     positions: str | None = None
     rounding: str | None = None
     qdq: bool | None = None
@@ -326,6 +334,7 @@ def _node_rule(content: Any, number: int) -> NodeRule:
 
 _KINDS: Mapping[str, type] = {
     "correct_bias": bool,
+    "fit_ranges": bool,
     "qdq": bool,
     "activations": dict,
     "weights": dict,

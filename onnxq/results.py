@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # calibration, which tells its progress only, is spared loading all this
+    from collections.abc import Mapping
+
     from onnxq.comparison import Comparison, Latency
     from onnxq.emit.qdq import Emitted
     from onnxq.layers import Layer
+    from onnxq.numerics.range_fit import Fit
     from onnxq.passes import PassReport
     from onnxq.plan import Plan
     from onnxq.reordering import Reordering
@@ -47,6 +50,7 @@ class Quantized:
         latency: Time for one sample of both models; None without samples or for large models.
         layers: Where the result is far from the float model: its layers, worst first.
         reordering: What became of the order of the channels; None where none was asked for.
+        fits: What was found for each range that was fitted; None where that was not asked for.
     """
 
     path: Path
@@ -61,6 +65,7 @@ class Quantized:
     latency: Latency | None = None
     layers: tuple[Layer, ...] = ()
     reordering: Reordering | None = None
+    fits: Mapping[str, Fit] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

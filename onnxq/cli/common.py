@@ -149,6 +149,8 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
     recipe = asked(flags.recipe, flags.target, weights, activations, _exclusions(flags))
     single = Recipe(
         correct_bias=flags.correct_bias,
+        bias_correction=flags.bias_correction,
+        fit_ranges=flags.fit_ranges,
         positions=flags.positions,
         rounding=flags.rounding,
         qdq=flags.qdq,

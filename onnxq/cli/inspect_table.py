@@ -17,6 +17,8 @@ ELSEWHERE = (  # flags about what a table does not hold
     "exclude",
     "exclude_op",
     "correct_bias",
+    "bias_correction",
+    "fit_ranges",
     "rounding",
     "qdq",
     "crossbar",

@@ -130,6 +130,22 @@ class RecipeFlags:
             help="Let biases take up the mean error of their layer; the target decides.",
         ),
     ] = None
+    bias_correction: Annotated[
+        str | None,
+        typer.Option(
+            metavar="analytic|empirical",
+            help="That error from what the layer reads in the float model (default), or measured "
+            "at its output in the quantized model, layer after layer.",
+        ),
+    ] = None
+    fit_ranges: Annotated[
+        bool | None,
+        typer.Option(
+            "--fit-ranges/--no-fit-ranges",
+            help="Move activation ranges to the least error at the output of the layers that "
+            "read them, on the kept samples.",
+        ),
+    ] = None
     positions: Annotated[
         str | None,
         typer.Option(

@@ -4,6 +4,7 @@ A layer whose matrix is the identity writes what it reads, row by row: padding, 
 dilations included. Rows come in their natural order, whatever order they are stored in.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnxq.numerics.matrices import restored
 from onnxq.types import Array, MatrixView
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+OPTIONAL_BIAS = 13  # no older operator set is needed, and before 11 a Gemm must have its bias
 
 
 def unfolding(model: Model, node: Node, index: int, view: MatrixView) -> onnx.ModelProto:
@@ -25,20 +27,33 @@ def unfolding(model: Model, node: Node, index: int, view: MatrixView) -> onnx.Mo
         index: Which input its weight is.
         view: The matrices of that weight, of a MatMul one only.
     """
+    return alone(model, node, {node.inputs[index].name: _identity(node, view)})
+
+
+def alone(model: Model, node: Node, constants: Mapping[str, Array]) -> onnx.ModelProto:
+    """Return a model of one layer, ``y`` its output, without its bias.
+
+    Args:
+        model: The model the node is in.
+        node: A Conv, ConvTranspose, Gemm or MatMul.
+        constants: Values of those of its first two inputs that are not given at run time.
+    """
     message = message_of(node)
-    read, weight = message.input[1 - index], message.input[index]
     del message.input[2:]  # the bias
     message.output[:] = ["y"]
-    unit = onnx.numpy_helper.from_array(_identity(node, view), weight)
+    read = [name for name in dict.fromkeys(message.input) if name not in constants]
+    kind = onnx.TensorProto.FLOAT
     graph = onnx.helper.make_graph(
         [message],
-        "unfolding",
-        [onnx.helper.make_tensor_value_info(read, onnx.TensorProto.FLOAT, None)],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
-        [unit],
+        "layer",
+        [onnx.helper.make_tensor_value_info(name, kind, None) for name in read],
+        [onnx.helper.make_tensor_value_info("y", kind, None)],
+        [onnx.numpy_helper.from_array(values, name) for name, values in constants.items()],
     )
     return onnx.helper.make_model(
-        graph, ir_version=model.proto.ir_version, opset_imports=model.proto.opset_import
+        graph,
+        ir_version=max(model.proto.ir_version, 7),
+        opset_imports=[onnx.helper.make_opsetid("", max(model.opset, OPTIONAL_BIAS))],
     )
 
 

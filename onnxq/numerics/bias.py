@@ -51,6 +51,69 @@ def bias_params(weight_scale: Array, input_scale: Array) -> QuantParams:
     return QuantParams(dtype=INT32, scale=scale.reshape(shape), zero_point=zero_point, tile=tile)
 
 
+def channel_means(values: Array, axis: int = 1) -> Array:
+    """Return the mean of every channel.
+
+    Args:
+        values: Any shape.
+        axis: Which axis counts the channels.
+
+    Returns:
+        float64, shape ``(C,)``.
+    """
+    axis %= values.ndim
+    others = tuple(other for other in range(values.ndim) if other != axis)
+    means: Array = values.mean(axis=others, dtype=np.float64)
+    return means
+
+
+def shifted(values: Array, shift: Array, axis: int = 1) -> Array:
+    """Return what a layer writes once its bias takes up a shift.
+
+    Args:
+        values: What it writes before.
+        shift: One a channel, ``(C,)``.
+        axis: Which axis counts the channels.
+
+    Returns:
+        Shape and dtype of ``values``.
+    """
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    after: Array = values + shift.reshape(shape).astype(values.dtype)
+    return after
+
+
+def likely_shift(errors: Array) -> Array:
+    """Return the mean of the errors of few samples, shrunk as far as it may be chance.
+
+    The mean m of a channel has the variance ``e² = s²/n``. Over the channels of a layer the true
+    means have about the variance ``t² = max(0, mean(m²) − mean(e²))``; the likeliest value of one
+    is then ``m · t² / (t² + e²)``.
+
+    Args:
+        errors: What each sample lacks in each channel, ``(n, C)``; what is not finite counts as
+            nothing.
+
+    Returns:
+        float64, ``(C,)``; the mean itself for one sample, of which nothing more is known.
+
+    Source:
+        Efron and Morris, "Stein's Estimation Rule and Its Competitors: An Empirical Bayes
+        Approach", 1973, with a variance for each channel.
+    """
+    errors = np.where(np.isfinite(errors), errors, 0.0)
+    mean: Array = errors.mean(axis=0, dtype=np.float64)
+    count = len(errors)
+    if count < 2:
+        return mean
+    noise = errors.var(axis=0, ddof=1, dtype=np.float64) / count
+    spread = max(0.0, float((mean**2).mean() - noise.mean()))
+    total = spread + noise
+    share: Array = np.where(total > 0, spread / np.where(total > 0, total, 1.0), 1.0)
+    return mean * share
+
+
 def mean_shift(
     weight: Array, quantized: Array, mean: Array, quantized_mean: Array, group: int
 ) -> Array:

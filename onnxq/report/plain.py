@@ -1,9 +1,11 @@
 """Results as plain values: what ``--json`` writes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from onnxq.comparison import Comparison
 from onnxq.metrics.classification import Paired
+from onnxq.numerics.range_fit import Fit
 from onnxq.reordering import Reordering
 from onnxq.report.layers import layer_dicts
 from onnxq.report.values import number
@@ -86,6 +88,21 @@ def _reordering_dict(moved: Reordering | None) -> dict[str, Any] | None:
     }
 
 
+def _fits_dict(fits: Mapping[str, Fit] | None) -> dict[str, Any] | None:
+    """Return what became of each range: the relative noise of its readers, and its parameters."""
+    if fits is None:
+        return None
+    return {
+        name: {
+            "moved": fit.moved,
+            "noise": {"before": fit.before, "after": fit.after},
+            "scale": float(fit.params.scale),
+            "zero_point": int(fit.params.zero_point),
+        }
+        for name, fit in fits.items()
+    }
+
+
 def quantized_dict(result: Quantized) -> dict[str, Any]:
     """Return what ``quantize`` did, node by node."""
     return {
@@ -96,6 +113,7 @@ def quantized_dict(result: Quantized) -> dict[str, Any]:
         "onnxruntime": result.onnxruntime,
         "bytes": {"float": result.sizes[0], "quantized": result.sizes[1]},
         "corrected_biases": result.corrected,
+        "fitted_ranges": _fits_dict(result.fits),
         "saturating_pairs": list(result.emitted.saturating),
         "raised_scales": dict(result.emitted.raised),
         "fixed_point": result.emitted.table if result.plan.target.power_of_two else None,

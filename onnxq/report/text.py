@@ -40,8 +40,11 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
             f"on x86 CPUs without VNNI {100 * pairs / total:.1f} % of the weight pairs can "
             "saturate: --reduce-range avoids it there"
         )
+    yield from _fitted(result)
     if result.corrected:
-        yield f"{result.corrected} biases take up the mean error of their layer"
+        measured = plan.recipe.bias_correction == "empirical"
+        how = ", measured in the quantized model" if measured else ""
+        yield f"{result.corrected} biases take up the mean error of their layer{how}"
     before, after = result.opset
     raised_opset = f"opset {before} → {after}" if before != after else f"opset {after}"
     float_size, size = result.sizes
@@ -89,6 +92,20 @@ def _reordered(result: Quantized) -> Iterator[str]:
         f"reordered by {moved.how}: {moved.channels} {what} in {moved.families} families; noise of "
         f"the tiles {change:+.1f} %, as predicted"
     )
+
+
+def _fitted(result: Quantized) -> Iterator[str]:
+    """Yield how many ranges were moved, and what that did to the layers that read them."""
+    if result.fits is None:
+        return
+    fits = [fit for fit in result.fits.values() if fit.before > 0]
+    moved = sum(fit.moved for fit in fits)
+    line = f"{moved} of {len(fits)} activation ranges fitted to the layers that read them"
+    if moved:
+        ratios = [math.log10(max(fit.after / fit.before, 1e-6)) for fit in fits]
+        change = 100 * (10 ** (sum(ratios) / len(ratios)) - 1)
+        line += f": their noise {change:+.1f} % on average"
+    yield line
 
 
 def _crossbar(result: Quantized) -> Iterator[str]:
