@@ -16,14 +16,14 @@ from onnxq.graph.session import Runtime, values_of
 from onnxq.numerics.affine import fake_quantize
 from onnxq.numerics.bias import channel_means, mean_shift
 from onnxq.plan import Plan
+from onnxq.reconstruction import Used
 from onnxq.types import Array, QuantParams
 
 
 def correct_biases(
     model: Model,
     plan: Plan,
-    activations: Mapping[str, QuantParams],
-    weights: Mapping[tuple[str, int], QuantParams],
+    used: Used,
     samples: Iterable[Batch],
     runtime: Runtime,
 ) -> int:
@@ -32,22 +32,21 @@ def correct_biases(
     Args:
         model: The prepared model the plan was made for.
         plan: What becomes of every node and tensor.
-        activations: Parameters by tensor name.
-        weights: Parameters by first output of the node and input index.
+        used: What it computes with once it is quantized.
         samples: Inputs to measure on.
         runtime: How to run the model.
 
     Returns:
         How many biases were corrected.
     """
-    means = input_means(model, plan, activations, samples, runtime)
+    means = input_means(model, plan, used.activations, samples, runtime)
     names = Names(model)
     for node in model.graph.nodes:
         output = node.outputs[0].name if node.outputs else ""
         if output in means:
             weight, bias = array_of(node.inputs[1]), node.inputs[2]
-            used = fake_quantize(weight, weights[output, 1])
-            values = corrected(node, array_of(bias), weight, used, means[output])
+            after = used.weight((output, 1), weight)
+            values = corrected(node, array_of(bias), weight, after, means[output])
             node.inputs[2] = constant(names.new(f"{bias.name}_corrected"), values)
     return len(means)
 

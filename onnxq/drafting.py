@@ -5,23 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxq import calibration, comparison
-from onnxq.correction import correct_biases
 from onnxq.emit.biases import Weights
-from onnxq.empirical import correct_empirically
-from onnxq.errors import CalibrationError, ModelError
+from onnxq.errors import ModelError
 from onnxq.feeds import Batch
 from onnxq.graph.io import Model
 from onnxq.graph.session import Recorded, Runtime, Session
-from onnxq.numerics.range_fit import Fit
 from onnxq.parameters import activation_params, weight_params
 from onnxq.passes import PassReport
 from onnxq.plan import Plan
 from onnxq.planning import plan_model
-from onnxq.range_fit import fitted_ranges, with_fits
 from onnxq.recipe import Recipe
+from onnxq.reconstruction import Used
 from onnxq.reordering import Reordering, is_reordered, reordered
+from onnxq.repairs import Repaired, check_samples, repaired
 from onnxq.table import CalibrationTable
-from onnxq.tile_scales import searched
 from onnxq.types import QuantParams, TensorStats
 
 SAME_FUNCTION = 60.0  # dB; what folding and a raised operator set may cost in float32
@@ -35,29 +32,33 @@ class Draft:
         prepared: The float model after its passes, biases corrected.
         plan: What becomes of it.
         seen: Statistics of every activation.
-        activations: Parameters of every activation.
-        weights: Parameters of every weight, by first output of the node and input index.
-        corrected: How many biases take up the mean error of their layer.
+        repairs: Parameters of every activation and weight, and how they came about.
         passes: What the passes did.
         opset: Operator set of the file.
         samples: Kept samples for checking the result: none it was fitted on, if there are others.
         reference: The float model's answers to them.
         reordering: What became of the order of the channels; None where none was asked for.
-        fits: What was found for each range that was fitted; None where that was not asked for.
     """
 
     prepared: Model
     plan: Plan
     seen: Mapping[str, TensorStats]
-    activations: Mapping[str, QuantParams]
-    weights: Weights
-    corrected: int
+    repairs: Repaired
     passes: tuple[PassReport, ...]
     opset: int
     samples: list[Batch]
     reference: Session
     reordering: Reordering | None = None
-    fits: Mapping[str, Fit] | None = None
+
+    @property
+    def activations(self) -> Mapping[str, QuantParams]:
+        """Parameters of every activation."""
+        return self.repairs.used.activations
+
+    @property
+    def weights(self) -> Weights:
+        """Parameters of every weight, by first output of the node and input index."""
+        return self.repairs.used.weights
 
 
 def draft(
@@ -88,35 +89,24 @@ def draft(
     samples = kept_samples(table)
     reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
     _check_function(prepared, reference, samples, runtime)
-    fit, moved, fits = fit_samples(table), None, None
+    fit, moved = fit_samples(table), None
     if is_reordered(recipe):
-        _check_samples("reorder", fit)
+        check_samples("reorder", fit)
         plan, moved = reordered(prepared, plan, fit, runtime)
-    activations, weights = activation_params(plan, seen), weight_params(plan, prepared)
-    searching = recipe.tile_scales == "cosine"
-    if searching:
-        _check_samples("tile_scales cosine", fit)
-        weights = searched(prepared, plan, weights, fit, runtime)
-    if recipe.fit_ranges:
-        _check_samples("fit_ranges", fit)
-        fits = fitted_ranges(prepared, plan, activations, fit, runtime)
-        activations = with_fits(plan, activations, fits)
-    corrected = _correct(prepared, plan, activations, weights, fit, runtime)
-    if searching or moved or fits is not None or corrects(plan):
+    used = Used(activations=activation_params(plan, seen), weights=weight_params(plan, prepared))
+    repairs = repaired(prepared, plan, used, fit, runtime)
+    if moved or repairs.fitted:
         samples = samples[1::2] or samples  # what was fitted is no check
     return Draft(
         prepared=prepared,
         plan=plan,
         seen=seen,
-        activations=activations,
-        weights=weights,
-        corrected=corrected,
+        repairs=repairs,
         passes=tuple(passes),
         opset=before,
         samples=samples,
         reference=reference,
         reordering=moved,
-        fits=fits,
     )
 
 
@@ -131,41 +121,6 @@ def kept_samples(table: CalibrationTable) -> list[Batch]:
 def fit_samples(table: CalibrationTable) -> list[Batch]:
     """Return those of the kept samples that orders, scales and biases are fitted on."""
     return kept_samples(table)[::2]
-
-
-def corrects(plan: Plan) -> bool:
-    """Say whether biases shall take up the mean error of their layer."""
-    asked = plan.recipe.correct_bias
-    if asked is None and plan.recipe.bias_correction is not None:
-        return True
-    return plan.target.correct_bias if asked is None else asked
-
-
-def _correct(
-    prepared: Model,
-    plan: Plan,
-    activations: Mapping[str, QuantParams],
-    weights: Weights,
-    fit: list[Batch],
-    runtime: Runtime,
-) -> int:
-    """Correct biases in the way that is asked for, and return how many."""
-    empirical = plan.recipe.bias_correction == "empirical"
-    if corrects(plan) and empirical:
-        _check_samples("bias_correction empirical", fit)
-    if not corrects(plan) or not fit:
-        return 0
-    correct = correct_empirically if empirical else correct_biases
-    return correct(prepared, plan, activations, weights, fit, runtime)
-
-
-def _check_samples(what: str, samples: list[Batch]) -> None:
-    """Refuse to choose on nothing."""
-    if not samples:
-        raise CalibrationError(
-            f"{what} needs samples, and the calibration table keeps none: calibrate "
-            "with --keep-samples"
-        )
 
 
 def _check_function(

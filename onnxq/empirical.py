@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.emit.biases import Weights, fit_biases
+from onnxq.emit.biases import fit_biases
 from onnxq.emit.qdq import emit_qdq, required_opset
 from onnxq.feeds import Batch
 from onnxq.graph.chain import Chain
@@ -27,7 +27,8 @@ from onnxq.graph.opset import raise_opset
 from onnxq.graph.session import Runtime, values_of
 from onnxq.numerics.bias import channel_means, likely_shift, shifted
 from onnxq.plan import Plan
-from onnxq.types import Array, QuantParams
+from onnxq.reconstruction import Used, with_rounded
+from onnxq.types import Array
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +53,7 @@ class Layer:
 def correct_empirically(
     model: Model,
     plan: Plan,
-    activations: Mapping[str, QuantParams],
-    weights: Weights,
+    used: Used,
     samples: Iterable[Batch],
     runtime: Runtime,
 ) -> int:
@@ -62,8 +62,7 @@ def correct_empirically(
     Args:
         model: The prepared model the plan was made for.
         plan: What becomes of every node and tensor.
-        activations: Parameters by tensor name.
-        weights: Parameters by first output of the node and input index.
+        used: What it computes with once it is quantized.
         samples: Inputs to measure on.
         runtime: How to run the model.
 
@@ -83,7 +82,7 @@ def correct_empirically(
     if not layers or not feeds:
         return 0
     wanted = _float_means(model, layers, feeds, runtime)
-    quantized, written = _emitted(model, plan, activations, weights, layers)
+    quantized, written = _emitted(model, plan, used, layers)
     shifts = _shifts(quantized, written, wanted, feeds, runtime)
     names, nodes = Names(model), {n.outputs[0].name: n for n in model.graph.nodes if n.outputs}
     for layer in layers:
@@ -154,8 +153,7 @@ def _float_means(
 def _emitted(
     model: Model,
     plan: Plan,
-    activations: Mapping[str, QuantParams],
-    weights: Weights,
+    used: Used,
     layers: Sequence[Layer],
 ) -> tuple[Model, dict[str, Layer]]:
     """Emit a copy of the model, pairs of Q and DQ in any case.
@@ -165,8 +163,10 @@ def _emitted(
     """
     plan = replace(plan, recipe=replace(plan.recipe, qdq=None))
     copy = raise_opset(copied(model), required_opset(plan)[0])
+    with_rounded(copy, used.rounded)
     nodes = {node.outputs[0].name: node for node in copy.graph.nodes if node.outputs}
-    emit_qdq(copy, plan, activations, fit_biases(copy, plan, activations, weights))
+    fitted = fit_biases(copy, plan, used.activations, used.weights)
+    emit_qdq(copy, plan, used.activations, fitted)
     return copy, {nodes[layer.output].outputs[0].name: layer for layer in layers}
 
 

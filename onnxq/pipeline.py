@@ -112,7 +112,7 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
         path=output,
         plan=plan,
         emitted=emitted,
-        corrected=made.corrected,
+        repairs=made.repairs,
         passes=made.passes,
         opset=(made.opset, prepared.opset),
         onnxruntime=lowest_onnxruntime(prepared.opset, prepared.proto.ir_version),
@@ -121,7 +121,6 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
         latency=timed,
         layers=worst,
         reordering=made.reordering,
-        fits=made.fits,
     )
 
 

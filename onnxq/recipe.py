@@ -38,6 +38,7 @@ FLOAT = "float"  # what activations are asked to be that stay float
 _SINGLE = (  # keys with a single value
     "target", "correct_bias", "positions", "rounding", "qdq", "crossbar", "rows",
     "tile_scales", "reorder", "reorder_mode", "fit_ranges", "bias_correction",
+    "reconstruct",
 )  # fmt: skip
 _WORDS = {
     "positions": POSITIONS, "rounding": ROUNDINGS, "rows": ROWS, "tile_scales": TILE_SCALES,
@@ -129,6 +130,8 @@ class Recipe:
             model; or ``empirical``, measured at its output in the quantized model.
         fit_ranges: Move the ranges of activations to the least error at the output of the layers
             that read them.
+        reconstruct: Round weights for the least error of what their layer writes, instead of to
+            the nearest codes.
         positions: For powers of two: ``any``, or ``chip`` for 0 … bits − 1 only.
         rounding: For powers of two: how the chip rounds what it shifts, ``half-even``,
             ``half-up`` or ``floor``.
@@ -152,6 +155,7 @@ class Recipe:
     correct_bias: bool | None = None
     bias_correction: str | None = None
     fit_ranges: bool | None = None
+    reconstruct: bool | None = None
     positions: str | None = None
     rounding: str | None = None
     qdq: bool | None = None
@@ -335,6 +339,7 @@ def _node_rule(content: Any, number: int) -> NodeRule:
 _KINDS: Mapping[str, type] = {
     "correct_bias": bool,
     "fit_ranges": bool,
+    "reconstruct": bool,
     "qdq": bool,
     "activations": dict,
     "weights": dict,

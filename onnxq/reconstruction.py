@@ -7,7 +7,7 @@ did. What it reads is rounded to its grid, if it has one.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -74,11 +74,31 @@ class Rounded:
     after: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Used:
+    """What a quantized model computes with.
+
+    Attributes:
+        activations: Parameters by tensor name.
+        weights: Parameters by first output of the node and input index.
+        rounded: Weights that are not rounded to the nearest codes, likewise.
+    """
+
+    activations: Mapping[str, QuantParams]
+    weights: Mapping[Key, QuantParams]
+    rounded: Mapping[Key, Rounded] = field(default_factory=dict)
+
+    def weight(self, key: Key, exact: Array) -> Array:
+        """Return a weight after quantizing and dequantizing."""
+        if key in self.rounded:
+            return self.rounded[key].values
+        return fake_quantize(exact, self.weights[key])
+
+
 def rounded_weights(
     model: Model,
     plan: Plan,
-    activations: Mapping[str, QuantParams],
-    weights: Mapping[Key, QuantParams],
+    params: Used,
     samples: Iterable[Batch],
     runtime: Runtime,
 ) -> dict[Key, Rounded]:
@@ -90,8 +110,7 @@ def rounded_weights(
     Args:
         model: The prepared model the plan was made for; it is left alone.
         plan: What becomes of every node and tensor.
-        activations: Parameters by tensor name.
-        weights: Parameters by first output of the node and input index.
+        params: Of activations and weights.
         samples: Inputs to measure on.
         runtime: How to run the model.
 
@@ -99,7 +118,7 @@ def rounded_weights(
         ModelError: A piece of the model cannot run.
     """
     used = copied(model)
-    layers = _layers(model, used, plan, activations, weights)
+    layers = _layers(model, used, plan, params)
     read = {layer.read for layer in layers}
     chains = [Chain(sync(each), each.path.parent, runtime, behind=read) for each in (model, used)]
     states: list[list[Values]] = [[batch.inputs for batch in samples]] * 2
@@ -125,22 +144,16 @@ def with_rounded(model: Model, rounded: Mapping[Key, Rounded]) -> None:
         node.inputs[index] = constant(name, each.values)
 
 
-def _layers(
-    model: Model,
-    used: Model,
-    plan: Plan,
-    activations: Mapping[str, QuantParams],
-    weights: Mapping[Key, QuantParams],
-) -> list[Layer]:
+def _layers(model: Model, used: Model, plan: Plan, all_params: Used) -> list[Layer]:
     """Return the layers in the order of the graph; each gets a weight of its own in the copy."""
     names, copies = Names(used), {n.outputs[0].name: n for n in used.graph.nodes if n.outputs}
     found = []
     for node in model.graph.nodes:
         for index in (0, 1):
             key = (node.outputs[0].name if node.outputs else "", index)
-            if key not in weights or plan.target.ops[node.op].role != "compute":
+            if key not in all_params.weights or plan.target.ops[node.op].role != "compute":
                 continue
-            params, weight = weights[key], node.inputs[index]
+            params, weight = all_params.weights[key], node.inputs[index]
             view = params.matrix or matrix_view(node, index, tuple(weight.shape))
             if node.op not in CONVOLUTIONS and view.shape[0] > 1:
                 log.info("%s: a stack of matrices is rounded to the nearest codes", key[0])
@@ -148,7 +161,8 @@ def _layers(
             name = names.new(f"{weight.name}_rounded")
             copies[key[0]].inputs[index] = constant(name, array_of(weight))
             alone = plan.nodes[key[0]].weight_only
-            grid = None if alone else activations.get(node.inputs[1 - index].name)
+            read = node.inputs[1 - index].name
+            grid = None if alone else all_params.activations.get(read)
             found.append(
                 Layer(key=key, node=node, weight=name, view=view, params=params, grid=grid)
             )

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # calibration, which tells its progress only, is spared loading all this
-    from collections.abc import Mapping
-
     from onnxq.comparison import Comparison, Latency
     from onnxq.emit.qdq import Emitted
     from onnxq.layers import Layer
-    from onnxq.numerics.range_fit import Fit
     from onnxq.passes import PassReport
     from onnxq.plan import Plan
     from onnxq.reordering import Reordering
+    from onnxq.repairs import Repaired
 
 SIDECARS = (".json", ".npz")  # what the names of an emitter's table and its arrays end with
 
@@ -41,7 +39,7 @@ class Quantized:
         path: The file written.
         plan: What became of every node and tensor.
         emitted: What was written.
-        corrected: How many biases take up the mean error of their layer.
+        repairs: What was fitted on samples.
         passes: What the structural passes did.
         opset: Operator set before and after.
         onnxruntime: First onnxruntime release that loads the result.
@@ -50,13 +48,12 @@ class Quantized:
         latency: Time for one sample of both models; None without samples or for large models.
         layers: Where the result is far from the float model: its layers, worst first.
         reordering: What became of the order of the channels; None where none was asked for.
-        fits: What was found for each range that was fitted; None where that was not asked for.
     """
 
     path: Path
     plan: Plan
     emitted: Emitted
-    corrected: int
+    repairs: Repaired
     passes: tuple[PassReport, ...]
     opset: tuple[int, int]
     onnxruntime: str
@@ -65,7 +62,6 @@ class Quantized:
     latency: Latency | None = None
     layers: tuple[Layer, ...] = ()
     reordering: Reordering | None = None
-    fits: Mapping[str, Fit] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

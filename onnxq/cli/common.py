@@ -151,6 +151,7 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
         correct_bias=flags.correct_bias,
         bias_correction=flags.bias_correction,
         fit_ranges=flags.fit_ranges,
+        reconstruct=flags.reconstruct,
         positions=flags.positions,
         rounding=flags.rounding,
         qdq=flags.qdq,

@@ -19,6 +19,7 @@ ELSEWHERE = (  # flags about what a table does not hold
     "correct_bias",
     "bias_correction",
     "fit_ranges",
+    "reconstruct",
     "rounding",
     "qdq",
     "crossbar",

@@ -146,6 +146,14 @@ class RecipeFlags:
             "read them, on the kept samples.",
         ),
     ] = None
+    reconstruct: Annotated[
+        bool | None,
+        typer.Option(
+            "--reconstruct/--no-reconstruct",
+            help="Round weights for the least error of what their layer writes on the kept "
+            "samples, instead of to the nearest codes; best with --keep-samples 64.",
+        ),
+    ] = None
     positions: Annotated[
         str | None,
         typer.Option(

@@ -103,6 +103,17 @@ def _fits_dict(fits: Mapping[str, Fit] | None) -> dict[str, Any] | None:
     }
 
 
+def _rounded_dict(result: Quantized) -> dict[str, Any] | None:
+    """Return the relative noise of the layers whose weights were reconstructed."""
+    rounded, nodes = result.repairs.used.rounded, result.plan.nodes
+    if not result.repairs.reconstructed:
+        return None
+    return {
+        nodes[output].label: {"noise": {"nearest": each.before, "reconstructed": each.after}}
+        for (output, _), each in rounded.items()
+    }
+
+
 def quantized_dict(result: Quantized) -> dict[str, Any]:
     """Return what ``quantize`` did, node by node."""
     return {
@@ -112,8 +123,9 @@ def quantized_dict(result: Quantized) -> dict[str, Any]:
         "opset": {"float": result.opset[0], "quantized": result.opset[1]},
         "onnxruntime": result.onnxruntime,
         "bytes": {"float": result.sizes[0], "quantized": result.sizes[1]},
-        "corrected_biases": result.corrected,
-        "fitted_ranges": _fits_dict(result.fits),
+        "corrected_biases": result.repairs.corrected,
+        "fitted_ranges": _fits_dict(result.repairs.fits),
+        "reconstructed": _rounded_dict(result),
         "saturating_pairs": list(result.emitted.saturating),
         "raised_scales": dict(result.emitted.raised),
         "fixed_point": result.emitted.table if result.plan.target.power_of_two else None,

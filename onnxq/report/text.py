@@ -41,10 +41,11 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
             "saturate: --reduce-range avoids it there"
         )
     yield from _fitted(result)
-    if result.corrected:
+    yield from _reconstructed(result)
+    if result.repairs.corrected:
         measured = plan.recipe.bias_correction == "empirical"
         how = ", measured in the quantized model" if measured else ""
-        yield f"{result.corrected} biases take up the mean error of their layer{how}"
+        yield f"{result.repairs.corrected} biases take up the mean error of their layer{how}"
     before, after = result.opset
     raised_opset = f"opset {before} → {after}" if before != after else f"opset {after}"
     float_size, size = result.sizes
@@ -94,11 +95,25 @@ def _reordered(result: Quantized) -> Iterator[str]:
     )
 
 
+def _reconstructed(result: Quantized) -> Iterator[str]:
+    """Yield what rounding weights for their layer's output brought on the samples it saw."""
+    rounded = result.repairs.used.rounded.values()
+    if not result.repairs.reconstructed:
+        return
+    count = max(len(rounded), 1)
+    before = 100 * sum(each.before for each in rounded) / count
+    after = 100 * sum(each.after for each in rounded) / count
+    yield (
+        f"{len(rounded)} weights rounded for what their layer writes: noise {before:.2f} → "
+        f"{after:.2f} % on average, of the samples it was done on"
+    )
+
+
 def _fitted(result: Quantized) -> Iterator[str]:
     """Yield how many ranges were moved, and what that did to the layers that read them."""
-    if result.fits is None:
+    if result.repairs.fits is None:
         return
-    fits = [fit for fit in result.fits.values() if fit.before > 0]
+    fits = [fit for fit in result.repairs.fits.values() if fit.before > 0]
     moved = sum(fit.moved for fit in fits)
     line = f"{moved} of {len(fits)} activation ranges fitted to the layers that read them"
     if moved:

@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxq import pipeline
 from onnxq.correction import input_means
-from onnxq.drafting import Draft, corrects, draft, fit_samples
+from onnxq.drafting import Draft, draft, fit_samples
 from onnxq.files import check_target, staged
 from onnxq.graph import io
 from onnxq.graph.session import Runtime, Session
@@ -24,6 +24,7 @@ from onnxq.metrics.answers import Metric
 from onnxq.metrics.unlabelled import Cosine
 from onnxq.recipe import Recipe
 from onnxq.reordering import layout_of, mode_of, order_dict
+from onnxq.repairs import corrects
 from onnxq.results import Quantized
 from onnxq.search.annealing import Annealing
 from onnxq.search.arrangement import Arrangement
@@ -124,7 +125,9 @@ def anneal(  # noqa: PLR0913 - like quantize, and how to anneal
     others = examined(reference, held, metric)
     others.evidence(0, others.references[0])  # what does not fit is refused before the work
     exam = examined(reference, shuffled(kept, cooling.seed), metric)
-    plain = replace(recipe, correct_bias=False, tile_scales=None)  # the search does without
+    plain = replace(  # the search does without
+        recipe, correct_bias=False, bias_correction=None, tile_scales=None, reconstruct=None
+    )
     made = draft(model, table, plain, runtime=runtime)
     begun = time.monotonic()
     search = Annealing(arranged(made, table, recipe, runtime), exam, cooling, runtime)

@@ -27,7 +27,7 @@ def test_the_target_or_the_recipe_decides(
     source = Source(data=str(SAMPLE / "calib.npz"), cut=Cut(samples=16, batch_size=8))
     table = calibrate(SAMPLE / "model.onnx", source)
     result = quantize(SAMPLE / "model.onnx", table, recipe, tmp_path / "q.onnx")
-    assert bool(result.corrected) == corrects
+    assert bool(result.repairs.corrected) == corrects
 
 
 def test_it_brings_the_model_nearer_on_other_data(tmp_path: Path) -> None:
@@ -46,4 +46,6 @@ def test_it_brings_the_model_nearer_on_other_data(tmp_path: Path) -> None:
 def test_without_samples_nothing_is_corrected(tmp_path: Path) -> None:
     source = Source(data=str(SAMPLE / "calib.npz"), cut=Cut(samples=16, batch_size=8))
     table = calibrate(SAMPLE / "model.onnx", source, collection=Collection(keep_samples=0))
-    assert quantize(SAMPLE / "model.onnx", table, Recipe(), tmp_path / "q.onnx").corrected == 0
+    assert (
+        quantize(SAMPLE / "model.onnx", table, Recipe(), tmp_path / "q.onnx").repairs.corrected == 0
+    )

@@ -33,8 +33,7 @@ PAIR = (
     {},
 )
 JOIN = (
-    "net (float[1, 4, 9] x) => (float[1, 3, 9] y) "
-    "{ a = Conv(x, w) s = Add(a, x) y = Conv(s, v) }",
+    "net (float[1, 4, 9] x) => (float[1, 3, 9] y) { a = Conv(x, w) s = Add(a, x) y = Conv(s, v) }",
     {"w": (4, 4, 1), "v": (3, 4, 1)},
 )
 MODELS = {"dense": DENSE, "conv": CONV, "moved": MOVED, "pair": PAIR, "join": JOIN}
