@@ -25,6 +25,7 @@ from onnxq.sources import Source, batches_from, expected, fingerprint, opened
 from onnxq.table import CalibrationTable
 from onnxq.targets import names, target
 
+RECONSTRUCTED = 64  # samples to keep where weights are reconstructed: half of them are for that
 log = logging.getLogger(__name__)
 
 
@@ -72,7 +73,7 @@ def calibrate(
         model: The float model.
         source: The calibration data.
         recipe: Observe only what this recipe needs; None for the default of every target.
-        collection: What to collect, and how.
+        collection: What to collect, and how; by default what the recipe needs.
         runtime: How to run the model.
         report: Called now and then.
 
@@ -84,7 +85,7 @@ def calibrate(
         CalibrationError: The data does not fit the model, or the checkpoint the run.
         Interrupted: Ctrl-C; what there is so far is in the checkpoint.
     """
-    runtime, collection = runtime or Runtime(), collection or Collection()
+    runtime, collection = runtime or Runtime(), collection or _collection(recipe)
     workers, runtime = _hands(collection.workers, runtime)
     prepared = io.load(model)
     prepare(prepared)
@@ -114,6 +115,12 @@ def calibrate(
         if checkpoints is None:
             raise
         raise Interrupted(f"go on with --resume: {collection.checkpoint}") from None
+
+
+def _collection(recipe: Recipe | None) -> Collection:
+    """Return what a recipe needs: weights are reconstructed on many samples."""
+    many = recipe is not None and recipe.reconstruct
+    return Collection(keep_samples=RECONSTRUCTED) if many else Collection()
 
 
 def _hands(workers: int, runtime: Runtime) -> tuple[int, Runtime]:

@@ -13,6 +13,7 @@ from onnxq.numerics.affine import params_of
 from onnxq.parameters import weight_params
 from onnxq.plan import Plan, resolve
 from onnxq.recipe import Recipe, TensorRule
+from onnxq.reconstruction import Used
 from onnxq.types import Array, QuantParams, Range
 from tests.graphs import Feed, build, copy, eager, run
 
@@ -81,9 +82,8 @@ class Case:
 
     def correct(self) -> int:
         samples = [Batch(inputs=f, labels={}, samples=1, splittable=False) for f in self.feeds]
-        return correct_empirically(
-            self.model, self.plan, self.activations, self.weights, samples, RUNTIME
-        )
+        used = Used(activations=self.activations, weights=self.weights)
+        return correct_empirically(self.model, self.plan, used, samples, RUNTIME)
 
     def misses(self) -> dict[str, float]:
         """Return the largest mean error of a channel of each layer, in the emitted model."""

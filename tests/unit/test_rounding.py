@@ -19,9 +19,10 @@ def codes_for(weights: Array, bits: int, *, affine: bool = False) -> Codes:
 
 
 def problem(
-    seed: int, groups: int, rows: int, columns: int, places: int, noise: float
+    seed: int, shape: tuple[int, int, int, int], noise: float
 ) -> tuple[Array, Array, Array]:
     """Return weights, sums of products of inputs, and of inputs and the outputs to have."""
+    groups, rows, columns, places = shape
     rng = np.random.default_rng(seed)
     weights = rng.normal(size=(groups, rows, columns))
     mixed = rng.normal(size=(groups, rows, rows)) * rng.random((groups, rows, 1)) ** 3
@@ -34,19 +35,15 @@ def problem(
 @settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    groups=st.integers(1, 3),
-    rows=st.integers(1, 20),
-    columns=st.integers(1, 6),
-    places=st.integers(1, 40),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 6), st.integers(1, 40)),
     noise=st.sampled_from([0.0, 0.1, 1.0]),
     bits=st.integers(2, 8),
     affine=st.booleans(),
 )
 def test_the_error_is_never_above_that_of_the_nearest_codes(
-    seed: int, groups: int, rows: int, columns: int, places: int, noise: float, bits: int,
-    affine: bool,
-) -> None:  # fmt: skip
-    weights, gram, wanted = problem(seed, groups, rows, columns, places, noise)
+    seed: int, shape: tuple[int, int, int, int], noise: float, bits: int, affine: bool
+) -> None:
+    weights, gram, wanted = problem(seed, shape, noise)
     grid = codes_for(weights, bits, affine=affine)
     found = reconstructed(weights, gram, wanted, grid)
     assert np.array_equal(grid.rounded(found), found)
@@ -67,7 +64,7 @@ def test_the_error_is_the_squared_error_of_the_outputs() -> None:
 
 
 def test_correlated_inputs_gain_much() -> None:
-    weights, gram, wanted = problem(3, 1, 32, 8, 500, 0.0)
+    weights, gram, wanted = problem(3, (1, 32, 8, 500), 0.0)
     grid = codes_for(weights, 4)
     power = (weights * wanted).sum()
     before = power + output_error(grid.rounded(weights), gram, wanted).sum()
@@ -83,7 +80,7 @@ def test_inputs_with_nothing_to_do_with_each_other_take_the_nearest_codes() -> N
 
 
 def test_no_single_code_could_be_better() -> None:
-    weights, gram, wanted = problem(5, 1, 6, 2, 200, 0.0)
+    weights, gram, wanted = problem(5, (1, 6, 2, 200), 0.0)
     grid = codes_for(weights, 3)
     found = reconstructed(weights, gram, wanted, grid)
     least = output_error(found, gram, wanted)
@@ -105,7 +102,7 @@ def test_inputs_that_are_always_zero_keep_the_nearest_codes() -> None:
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    weights, gram, wanted = problem(7, 2, 24, 4, 100, 0.1)
+    weights, gram, wanted = problem(7, (2, 24, 4, 100), 0.1)
     grid = codes_for(weights, 4)
     whole = reconstructed(weights, gram, wanted, grid)
     monkeypatch.setattr(rounding, "BLOCK", 5)
