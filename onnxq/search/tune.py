@@ -113,6 +113,10 @@ def tune(  # noqa: PLR0913 - like quantize, and how to tune
             "tune measures what Q and DQ compute: tune with them, then quantize by the recipe it "
             "writes with --no-qdq"
         )
+    if recipe.reconstruct and tuning.over != "activations":
+        raise RecipeError(
+            "reconstruct rounds weights for the scale they have: tune with --over activations"
+        )
     for target in (output, recipe_path(output)):
         check_target(target, io.files_of(model))
     reference = Session(model, runtime)
