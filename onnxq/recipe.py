@@ -38,7 +38,7 @@ FLOAT = "float"  # what activations are asked to be that stay float
 _SINGLE = (  # keys with a single value
     "target", "correct_bias", "positions", "rounding", "qdq", "crossbar", "rows",
     "tile_scales", "reorder", "reorder_mode", "fit_ranges", "bias_correction",
-    "reconstruct",
+    "reconstruct", "fuse_blocks",
 )  # fmt: skip
 _WORDS = {
     "positions": POSITIONS, "rounding": ROUNDINGS, "rows": ROWS, "tile_scales": TILE_SCALES,
@@ -132,6 +132,8 @@ class Recipe:
             that read them.
         reconstruct: Round weights for the least error of what their layer writes, instead of to
             the nearest codes.
+        fuse_blocks: Write the blocks of MatMul weights beside float activations so that
+            onnxruntime computes with them as they are (MatMulNBits), less exactly.
         positions: For powers of two: ``any``, or ``chip`` for 0 … bits − 1 only.
         rounding: For powers of two: how the chip rounds what it shifts, ``half-even``,
             ``half-up`` or ``floor``.
@@ -156,6 +158,7 @@ class Recipe:
     bias_correction: str | None = None
     fit_ranges: bool | None = None
     reconstruct: bool | None = None
+    fuse_blocks: bool | None = None
     positions: str | None = None
     rounding: str | None = None
     qdq: bool | None = None
@@ -340,6 +343,7 @@ _KINDS: Mapping[str, type] = {
     "correct_bias": bool,
     "fit_ranges": bool,
     "reconstruct": bool,
+    "fuse_blocks": bool,
     "qdq": bool,
     "activations": dict,
     "weights": dict,

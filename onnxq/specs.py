@@ -71,6 +71,8 @@ def weight_spec(context: Context, node: Node, index: int, tensor: Constant) -> Q
         raise RecipeError(f"weight {tensor.name!r}: {error}") from error
     if size is not None:
         _check_blocks(context, node)
+        if context.recipe.fuse_blocks and _is_fused(context, node, index, tensor):
+            return _spec(context, asked, "weights", tile=(size, 1), allowed=allowed)
         spec = _spec(context, asked, "weights", tile=(1, size, 1), allowed=allowed)
         return _blocked(spec, matrix_view(node, index, tuple(tensor.shape)))
     rank = len(tensor.shape)
@@ -96,6 +98,15 @@ def _check_blocks(context: Context, node: Node) -> None:
             f"target {name} has blocks of weights only where activations stay float "
             f"(--activations float), and those of {label(node)} do not"
         )
+
+
+def _is_fused(context: Context, node: Node, index: int, tensor: Constant) -> bool:
+    """Say whether a runtime may take blocks of a weight into its operator.
+
+    That is a MatMul of floats with a matrix on its right.
+    """
+    plain = node.op == "MatMul" and index == 1 and len(tensor.shape) == 2
+    return plain and context.is_weight_only(node)
 
 
 def _blocked(spec: QuantSpec, view: MatrixView) -> QuantSpec:

@@ -152,6 +152,7 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
         bias_correction=flags.bias_correction,
         fit_ranges=flags.fit_ranges,
         reconstruct=flags.reconstruct,
+        fuse_blocks=flags.fuse_blocks,
         positions=flags.positions,
         rounding=flags.rounding,
         qdq=flags.qdq,

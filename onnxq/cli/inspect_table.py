@@ -20,6 +20,7 @@ ELSEWHERE = (  # flags about what a table does not hold
     "bias_correction",
     "fit_ranges",
     "reconstruct",
+    "fuse_blocks",
     "rounding",
     "qdq",
     "crossbar",

@@ -154,6 +154,15 @@ class RecipeFlags:
             "samples, instead of to the nearest codes; best with --keep-samples 64.",
         ),
     ] = None
+    fuse_blocks: Annotated[
+        bool | None,
+        typer.Option(
+            "--fuse-blocks/--no-fuse-blocks",
+            help="Write 4-bit blocks of MatMul weights so that onnxruntime computes with them as "
+            "they are (MatMulNBits): fast, but what they are multiplied with is rounded to 8 "
+            "bits a row, unless the session says otherwise.",
+        ),
+    ] = None
     positions: Annotated[
         str | None,
         typer.Option(

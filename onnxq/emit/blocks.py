@@ -10,13 +10,13 @@ DequantizeLinear in front of an operator into it without looking at its blocks, 
 run time or, as MatMulNBits, rounds once more.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from onnxq.numerics.matrices import matrices
-from onnxq.numerics.tiles import expand
+from onnxq.numerics.tiles import expand, is_blocked
 from onnxq.types import Array, MatrixView, QuantParams
 
 
@@ -63,9 +63,18 @@ def block_values(values: Array, params: QuantParams, view: MatrixView) -> Array:
     return wide.transpose(0, 2, 1).reshape(-1, rows)
 
 
-def block_attributes(params: QuantParams, view: MatrixView) -> dict[str, int]:
-    """Return the attributes of DequantizeLinear."""
-    return {"axis": 1, "block_size": min(params.tile[1], view.shape[1])}
+def attributes(params: QuantParams, shape: Sequence[Any] | None) -> dict[str, int]:
+    """Return the attributes of DequantizeLinear.
+
+    Args:
+        params: Parameters.
+        shape: Of the tensor they are of.
+    """
+    if params.matrix is not None:
+        return {"axis": 1, "block_size": min(params.tile[1], params.matrix.shape[1])}
+    if is_blocked(params.tile) and shape is not None:
+        return {"axis": 0, "block_size": min(params.tile[0], shape[0])}
+    return {"axis": params.tile.index(1)} if params.tile else {}
 
 
 def block_steps(view: MatrixView, shape: tuple[int, ...]) -> Iterator[Step]:

@@ -13,6 +13,7 @@ import numpy as np
 from onnxq.emit.blocks import block_codes, block_values
 from onnxq.emit.grid import grid_steps
 from onnxq.numerics.affine import quantize, storage
+from onnxq.numerics.tiles import is_blocked
 from onnxq.types import Array, IntType, QuantParams
 
 Place = str | tuple[str, int]  # an activation; or a constant: first output of its node, and index
@@ -63,10 +64,13 @@ def constant_values(values: Array, params: QuantParams, *, packed: bool) -> list
 
 def parameters(params: QuantParams, *, packed: bool) -> list[Array]:
     """Return scale and zero point; a 32 bit type has no zero point."""
-    scale = _flat(params.scale)
+    scale = _flat(params.scale, params)
     if params.dtype.bits == 32:
         return [scale]
-    return [scale, _flat(params.zero_point).astype(element_type(params.dtype, packed=packed))]
+    return [
+        scale,
+        _flat(params.zero_point, params).astype(element_type(params.dtype, packed=packed)),
+    ]
 
 
 def element_type(dtype: IntType, *, packed: bool) -> np.dtype[Any]:
@@ -77,6 +81,6 @@ def element_type(dtype: IntType, *, packed: bool) -> np.dtype[Any]:
     return storage(dtype)
 
 
-def _flat(values: Array) -> Array:
-    """Bring one value a tile into the form of ONNX: a scalar or a vector."""
-    return values if values.ndim == 0 else values.reshape(-1)
+def _flat(values: Array, params: QuantParams) -> Array:
+    """Bring one value a tile into the form of ONNX: a scalar or a vector, or blocks as they are."""
+    return values if values.ndim == 0 or is_blocked(params.tile) else values.reshape(-1)

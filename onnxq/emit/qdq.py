@@ -24,8 +24,8 @@ MatMulNBits, which rounds its input once more, to 8 bits a row. The bias of a Co
 or Gemm that does stays float, since no one scale is that of the accumulator.
 
 Weights of nodes whose activations stay float get a Max for the same reason, but those in blocks,
-which have other operators behind them (`onnxq.emit.blocks`). The bias of a node with weights in
-blocks stays float.
+which have other operators behind them (`onnxq.emit.blocks`), and those that MatMulNBits shall be
+made of. The bias of a node with weights in blocks stays float.
 
 QuantizeLinear saturates at the type codes are stored in and rounds half to even. Where codes are
 narrower than that, a Clip to the ends of the grid comes before it; where a chip rounds otherwise,
@@ -40,12 +40,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxq.emit.biases import Fitted
-from onnxq.emit.blocks import Step, block_attributes, block_steps
+from onnxq.emit.blocks import Step, attributes, block_steps
 from onnxq.emit.constants import Place, Stored, constant_values, element_type, pair_values
 from onnxq.emit.grid import grid_steps
 from onnxq.graph.edit import Names, annotate, set_inputs
 from onnxq.graph.io import Model, array_of, constant
 from onnxq.numerics.saturation import saturating_pairs
+from onnxq.numerics.tiles import is_blocked
 from onnxq.plan import NodePlan, Plan
 from onnxq.targets import Target
 from onnxq.types import Array, IntType, MatrixView, QuantParams
@@ -100,7 +101,7 @@ def required_opset(plan: Plan) -> tuple[int, str]:
         return 7, "float"
     if plan.target.power_of_two:
         return 13, "fixed point"
-    if any(spec.matrix is not None for spec in specs):
+    if any(spec.matrix is not None or is_blocked(spec.tile) for spec in specs):
         return 21, "scales of tiles" if plan.target.tiled else "blocks of weights"
     if any(weight.spec.tile for node in plan.nodes.values() for weight in node.weights):
         return 13, "per-channel weights"
@@ -172,7 +173,8 @@ def _emit_weights(
         params = fitted.weights[place]
         after = writer.dequantized(place, node.inputs[weight.index], params, alone=plan.weight_only)
         alone = node.op in WEIGHT_ONLY and _reads_channels(node, activations)
-        kept = params.matrix is None and (plan.weight_only or alone)
+        plain = params.matrix is None and not is_blocked(params.tile)
+        kept = plain and (plan.weight_only or alone)
         node.inputs[weight.index] = writer.copy(after) if kept else after
 
 
@@ -379,9 +381,7 @@ class _Writer:
         self, op: str, inputs: list[gs.Tensor], output: gs.Tensor, params: QuantParams
     ) -> None:
         """Add one node."""
-        attrs = {"axis": params.tile.index(1)} if params.tile else {}
-        if params.matrix is not None:
-            attrs = block_attributes(params, params.matrix)
+        attrs = attributes(params, inputs[0].shape)
         name = f"{output.name}_{op}"
         node = gs.Node(op, name=name, attrs=attrs, inputs=inputs, outputs=[output])
         self._model.graph.nodes.append(node)

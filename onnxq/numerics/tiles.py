@@ -51,6 +51,11 @@ def expand(values: Array, shape: tuple[int, ...], tile: Tile) -> Array:
     return values
 
 
+def is_blocked(tile: Tile) -> bool:
+    """Say whether a tile cuts both axes of a matrix."""
+    return len(tile) == 2 and 0 not in tile
+
+
 def iterate(array: Array, tile: Tile) -> Iterator[Array]:
     """Yield the tiles of an array as views, in C order of the grid."""
     if not tile:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from onnxq.layers import Layer
+from onnxq.numerics.tiles import is_blocked
 from onnxq.plan import Plan
 from onnxq.report.values import number
 
@@ -72,8 +73,11 @@ def _flags(worst: Sequence[Layer], plan: Plan) -> Iterator[str]:
         yield "--per-channel"
     alone = all(node.weight_only for node in plan.nodes.values() if node.quantized)
     able = plan.target.blocks == "any" or (plan.target.blocks == "float" and alone)
-    if by_weights and able and not any(spec.matrix is not None for spec in weights):
+    cut = any(spec.matrix is not None or is_blocked(spec.tile) for spec in weights)
+    if by_weights and able and not cut:
         yield "--weight-granularity block:32"
+    if by_weights and not plan.recipe.reconstruct:
+        yield "--reconstruct"
     if by_weights and all(spec.range.name != "mse" for spec in weights):
         yield "--weight-range mse"
     used = {activation.spec.range.name for activation in plan.activations.values()}

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from onnxq.errors import LISTED
 from onnxq.metrics.classification import Paired
+from onnxq.numerics.tiles import is_blocked
 from onnxq.pipeline import WARN_COSINE
 from onnxq.reordering import JOINT
 from onnxq.report.layers import advice
@@ -46,6 +47,7 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
         measured = plan.recipe.bias_correction == "empirical"
         how = ", measured in the quantized model" if measured else ""
         yield f"{result.repairs.corrected} biases take up the mean error of their layer{how}"
+    yield from _fused(result)
     before, after = result.opset
     raised_opset = f"opset {before} → {after}" if before != after else f"opset {after}"
     float_size, size = result.sizes
@@ -93,6 +95,18 @@ def _reordered(result: Quantized) -> Iterator[str]:
         f"reordered by {moved.how}: {moved.channels} {what} in {moved.families} families; noise of "
         f"the tiles {change:+.1f} %, as predicted"
     )
+
+
+def _fused(result: Quantized) -> Iterator[str]:
+    """Yield how exactly onnxruntime computes with blocks it takes into its operator."""
+    nodes = result.plan.nodes.values()
+    fused = sum(any(is_blocked(w.spec.tile) for w in node.weights) for node in nodes)
+    if fused:
+        yield (
+            f"onnxruntime makes MatMulNBits of {fused} MatMul, at accuracy level 4: what they read "
+            "is rounded to 8 bits a row; the session option "
+            "session.qdq_matmulnbits_accuracy_level=1 prevents that"
+        )
 
 
 def _reconstructed(result: Quantized) -> Iterator[str]:

@@ -1,5 +1,8 @@
 """Weights in blocks: what is written computes what blocks and plain numpy say, however it runs."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +16,7 @@ from onnxq.recipe import NodeRule, Recipe, TensorRule, block
 from onnxq.targets import names, target
 from onnxq.types import Array, QuantParams
 from tests import oracles
-from tests.graphs import Result, build, eager, initializers, ops, quantized, run
+from tests.graphs import Result, build, eager, initializers, ops, quantized, run, session
 from tests.layers import LAYERS, matrices_of, model, unfolded
 
 FLOAT = TensorRule(dtype="float")
@@ -279,7 +282,42 @@ def test_types_blocks_cannot_have_are_refused(weights: TensorRule, on: str, mess
 
 
 def test_types_only_float_activations_allow_are_hinted_at() -> None:
-    recipe = Recipe(weights=TensorRule(dtype="int4"))
-    message = "no int4 weights; it has int8, uint8, int7, and beside float activations that too"
+    recipe = Recipe(weights=TensorRule(dtype="uint4"))
+    message = "no uint4 weights; it has int8, uint8, int7, int6, int5, int4, int3, int2, and beside float activations that too"
     with pytest.raises(UnsupportedError, match=message):
         resolve(from_proto(build(NET, WEIGHTS)), eager(), recipe)
+
+
+# --- blocks a runtime takes into its operator
+
+
+def fused(dtype: str = "int4", symmetric: bool | None = None) -> Recipe:
+    rule = TensorRule(dtype=dtype, granularity="block:16", symmetric=symmetric)
+    return Recipe(weights=rule, activations=FLOAT, fuse_blocks=True)
+
+
+@pytest.mark.parametrize(("dtype", "symmetric"), [("int4", True), ("uint4", False)])
+@pytest.mark.parametrize("inputs", [64, 40])
+def test_blocks_beside_a_matmul_become_matmulnbits(
+    dtype: str, inputs: int, tmp_path: Path, *, symmetric: bool
+) -> None:
+    proto = build(
+        f"net (float[3, {inputs}] x) => (float[3, 24] y) {{ y = MatMul(x, w) }}",
+        {"w": (inputs, 24)},
+    )
+    result = quantized(proto, fused(dtype, symmetric))
+    plain = quantized(proto, replace(fused(dtype, symmetric), fuse_blocks=None))
+    assert ops(result.model) == ["DequantizeLinear", "MatMul"]
+    exact = run(result.model, result.feed)[0]
+    np.testing.assert_allclose(exact, run(plain.model, plain.feed)[0], rtol=1e-5, atol=1e-5)
+    near = run(result.model, result.feed, optimize=True)[0]
+    assert np.abs(near - exact).max() < 0.02 * np.abs(exact).max()
+    session(result.model, save=tmp_path / "o.onnx")
+    assert "MatMulNBits" in ops(onnx.load(tmp_path / "o.onnx"))
+
+
+@pytest.mark.parametrize("name", [name for name in ON_CPU if "matmul" not in name])
+def test_other_layers_keep_their_blocks(name: str) -> None:
+    result = quantized(model(name), fused())
+    plain = quantized(model(name), replace(fused(), fuse_blocks=None))
+    assert ops(result.model) == ops(plain.model)
