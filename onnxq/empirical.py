@@ -84,6 +84,12 @@ def correct_empirically(
     wanted = _float_means(model, layers, feeds, runtime)
     quantized, written = _emitted(model, plan, used, layers)
     shifts = _shifts(quantized, written, wanted, feeds, runtime)
+    _apply(model, layers, shifts)
+    return len(shifts)
+
+
+def _apply(model: Model, layers: Sequence[Layer], shifts: Mapping[str, Array]) -> None:
+    """Add to the bias of each layer what its output lacks."""
     names, nodes = Names(model), {n.outputs[0].name: n for n in model.graph.nodes if n.outputs}
     for layer in layers:
         if (shift := shifts.get(layer.output)) is not None:
@@ -92,7 +98,6 @@ def correct_empirically(
             before = array_of(bias)
             values = (before + shift.reshape(before.shape)).astype(before.dtype)
             node.inputs[layer.index] = constant(names.new(f"{bias.name}_corrected"), values)
-    return len(shifts)
 
 
 def layers_of(model: Model, plan: Plan) -> list[Layer]:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from onnxq.numerics.affine import fake_quantize, params_of
 from onnxq.numerics.range_fit import agreed, covered, fit_range, rounding_error, scaled
-from onnxq.types import Array, QuantParams, QuantSpec, Range
+from onnxq.ranges.minmax import MinMax
+from onnxq.types import Array, IntType, QuantParams, QuantSpec, Range
 from tests.strategies import Drawn, drawn, specs
 
 FACTORS = st.floats(0.1, 2)
@@ -88,9 +89,6 @@ def test_one_sample_alone_convinces_nobody(count: int, gain: float) -> None:
 
 
 def test_a_lower_end_of_zero_stays() -> None:
-    from onnxq.ranges.minmax import MinMax
-    from onnxq.types import IntType
-
     spec = QuantSpec(dtype=IntType(8, signed=False), symmetric=False, range=MinMax())
     values = np.append(np.random.default_rng(0).uniform(0, 1, 4000), 9).astype(np.float32)
     fit = fit_range(begin(values, spec), spec, lambda p: np.abs(squares(values[:-1], p)))

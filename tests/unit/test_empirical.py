@@ -45,8 +45,10 @@ ADDED = (
     ["a", "y"],
 )
 TRANSPOSED = (
-    "net (float[1, 4, 5, 5] x) => (float[1, 6, 9, 9] y) "
-    "{ y = ConvTranspose<strides = [2, 2], pads = [1, 1, 1, 1], group = 2>(x, w, b) }",
+    (
+        "net (float[1, 4, 5, 5] x) => (float[1, 6, 9, 9] y) "
+        "{ y = ConvTranspose<strides = [2, 2], pads = [1, 1, 1, 1], group = 2>(x, w, b) }"
+    ),
     {"w": (4, 3, 3, 3), "b": (6,)},
     ["y"],
 )
@@ -94,10 +96,10 @@ class Case:
         found = run(sync(model), self.feeds[0], names=names)
         wanted = run(self.proto, self.feeds[0], names=self.layers)
         pairs = zip(self.layers, wanted, found, strict=True)
-        return {n: float(np.abs(means(n, y) - means(n, z)).max()) for n, y, z in pairs}
+        return {n: float(np.abs(means(y) - means(z)).max()) for n, y, z in pairs}
 
 
-def means(name: str, values: Array) -> Array:
+def means(values: Array) -> Array:
     """Return channel means; of maps the channels are the second axis, else the last."""
     moved = np.moveaxis(values, 1 if values.ndim == 4 else -1, 0)
     return moved.reshape(len(moved), -1).mean(axis=1)

@@ -23,13 +23,17 @@ DENSE = ("net (float[1, 4, 9] x) => (float[1, 4, 5] y) { y = MatMul(x, w) }", {"
 CONV = ("net (float[1, 4, 9] x) => (float[1, 6, 7] y) { y = Conv(x, w, b) }",
         {"w": (6, 4, 3), "b": (6,)})  # fmt: skip
 MOVED = (
-    "net (float[1, 4, 9] x) => (float[1, 4, 5] z, float[1, 9, 5] y) "
-    "{ z = MatMul(x, w) t = Transpose<perm = [0, 2, 1]>(x) y = MatMul(t, v) }",
+    (
+        "net (float[1, 4, 9] x) => (float[1, 4, 5] z, float[1, 9, 5] y) "
+        "{ z = MatMul(x, w) t = Transpose<perm = [0, 2, 1]>(x) y = MatMul(t, v) }"
+    ),
     {"w": (9, 5), "v": (4, 5)},
 )
 PAIR = (
-    "net (float[1, 4, 9] x) => (float[1, 4, 4] y) "
-    "{ t = Transpose<perm = [0, 2, 1]>(x) y = MatMul(x, t) }",
+    (
+        "net (float[1, 4, 9] x) => (float[1, 4, 4] y) "
+        "{ t = Transpose<perm = [0, 2, 1]>(x) y = MatMul(x, t) }"
+    ),
     {},
 )
 JOIN = (
