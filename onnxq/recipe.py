@@ -36,7 +36,7 @@ REORDER_MODES = ("joint", "independent")
 FLOAT = "float"  # what activations are asked to be that stay float
 _SINGLE = (  # keys with a single value
     "target", "correct_bias", "positions", "rounding", "qdq", "crossbar", "rows",
-    "tile_scales", "reorder", "reorder_mode",
+    "tile_scales", "reorder", "reorder_mode", "equalize", "smooth", "smooth_insert",
 )  # fmt: skip
 _WORDS = {
     "positions": POSITIONS, "rounding": ROUNDINGS, "rows": ROWS, "tile_scales": TILE_SCALES,
@@ -136,6 +136,9 @@ class Recipe:
             ``cluster``, ``random:SEED``, or a file with an order.
         reorder_mode: ``joint`` moves the channels of the model; ``independent`` rows and columns
             of each layer, which the file then gathers back.
+        equalize: Scale channels between layers so that one scale a weight serves them all.
+        smooth: Move outlier channels of what matrices multiply into these: how far, 0 … 1.
+        smooth_insert: Also where only a Mul of its own can divide what they multiply.
     """
 
     target: str | None = None
@@ -152,19 +155,24 @@ class Recipe:
     tile_scales: str | None = None
     reorder: str | None = None
     reorder_mode: str | None = None
+    equalize: bool | None = None
+    smooth: float | None = None
+    smooth_insert: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing.
 
         Raises:
             UnknownNameError: A word is none of those listed.
-            RecipeError: The crossbar is no size.
+            RecipeError: The crossbar is no size, or smooth not within 0 … 1.
         """
         for key, words in _WORDS.items():
             value = getattr(self, key)
             if value is not None and value not in words:
                 raise UnknownNameError(key, value, words)
         order_file(self.reorder)
+        if self.smooth is not None and not 0 <= self.smooth <= 1:
+            raise RecipeError(f"smooth is within 0 … 1, not {self.smooth}")
         if self.crossbar is not None:
             try:
                 crossbar_size(self.crossbar)
@@ -332,10 +340,15 @@ _KINDS: Mapping[str, type] = {
     "range_options": dict,
     "quantize": bool,
     "symmetric": bool,
+    "equalize": bool,
+    "smooth": float,
+    "smooth_insert": bool,
     "rules": list,
     "tensors": dict,
 }  # all else is text
-_SPELLED = {dict: "keys and values", bool: "true or false", list: "a list", str: "text"}
+_SPELLED = {
+    dict: "keys and values", bool: "true or false", list: "a list", str: "text", float: "a number",
+}  # fmt: skip
 
 
 def _checked(content: Any, cls: type, where: str) -> Mapping[str, Any]:
@@ -349,7 +362,8 @@ def _checked(content: Any, cls: type, where: str) -> Mapping[str, Any]:
     given = {key: value for key, value in content.items() if value is not None}
     for key, value in given.items():
         kind = _KINDS.get(key, str)
-        if not isinstance(value, kind):
+        whole = kind is float and isinstance(value, int) and not isinstance(value, bool)
+        if not (isinstance(value, kind) or whole):
             raise RecipeError(f"{where}: {key} must be {_SPELLED[kind]}, not {value!r}")
     return given
 

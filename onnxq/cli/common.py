@@ -157,6 +157,9 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
         tile_scales=flags.tile_scales,
         reorder=flags.reorder,
         reorder_mode=flags.reorder_mode,
+        equalize=flags.equalize,
+        smooth=flags.smooth,
+        smooth_insert=flags.smooth_insert,
     )
     return _tuned(single.over(recipe), flags)
 
@@ -165,10 +168,12 @@ def check_order(recipe: Recipe) -> None:
     """Refuse to hear what changes places where nothing does.
 
     Raises:
-        UsageError: There is a mode, and no order.
+        UsageError: There is a mode, and no order, or the like of smoothing.
     """
     if recipe.reorder_mode is not None and recipe.reorder is None:
         raise UsageError("--reorder-mode says what --reorder moves: give both")
+    if recipe.smooth_insert is not None and recipe.smooth is None:
+        raise UsageError("--smooth-insert is about --smooth: give both")
 
 
 def _weight_granularity(flags: RecipeFlags) -> str | None:

@@ -24,6 +24,9 @@ ELSEWHERE = (  # flags about what a table does not hold
     "tile_scales",
     "reorder",
     "reorder_mode",
+    "equalize",
+    "smooth",
+    "smooth_insert",
 )
 
 

@@ -10,6 +10,7 @@ from onnxq.cli import options
 OUTLIERS = "Outlier-variance ranges"
 FIXED_POINT = "Fixed point"
 CROSSBAR = "Crossbar arrays"
+REPAIR = "Repair passes"
 TILES = "Order of the channels on tiles and blocks"
 
 
@@ -128,6 +129,34 @@ class RecipeFlags:
         typer.Option(
             "--correct-bias/--no-correct-bias",
             help="Let biases take up the mean error of their layer; the target decides.",
+        ),
+    ] = None
+    equalize: Annotated[
+        bool | None,
+        typer.Option(
+            "--equalize/--no-equalize",
+            help="Scale channels between layers so that one scale a weight serves them all; the "
+            "float function stays.",
+            rich_help_panel=REPAIR,
+        ),
+    ] = None
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="ALPHA",
+            help="Move outlier channels of what MatMul and Gemm read into their weights: 0 not at "
+            "all … 1 entirely.",
+            rich_help_panel=REPAIR,
+        ),
+    ] = None
+    smooth_insert: Annotated[
+        bool | None,
+        typer.Option(
+            "--smooth-insert/--no-smooth-insert",
+            help="With --smooth: put in a Mul where nothing else can divide what they read.",
+            rich_help_panel=REPAIR,
         ),
     ] = None
     positions: Annotated[

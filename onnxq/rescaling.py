@@ -1,0 +1,72 @@
+"""Passes that rescale channels: how far they may go, as data says, and what they did."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from onnxq.graph.io import Model
+from onnxq.graph.session import Runtime, values_of
+from onnxq.passes import PassReport
+from onnxq.passes.equalize import equalize, seen_tensors
+from onnxq.passes.smooth import products, smooth
+from onnxq.readers import Feed
+from onnxq.recipe import Recipe
+from onnxq.types import Array
+
+
+def is_rescaled(recipe: Recipe) -> bool:
+    """Say whether a recipe asks for a pass that rescales channels."""
+    return bool(recipe.equalize) or recipe.smooth is not None
+
+
+def rescaled(
+    model: Model, recipe: Recipe, feeds: Sequence[Feed], runtime: Runtime
+) -> list[PassReport]:
+    """Apply the passes a recipe asks for, in place; equalization comes first.
+
+    Args:
+        model: The prepared model.
+        recipe: What is asked.
+        feeds: Samples that say how large channels get. Without any, equalization looks at weights
+            alone and nothing is smoothed.
+        runtime: How to run the model.
+    """
+    reports = []
+    if recipe.equalize:
+        seen = maxima(model, seen_tensors(model), feeds, runtime) if feeds else None
+        reports.append(equalize(model, seen))
+    if recipe.smooth is not None and feeds:
+        axes = {tensor.name: -1 for tensor, _ in products(model)}
+        seen = maxima(model, axes, feeds, runtime)
+        insert = bool(recipe.smooth_insert)
+        reports.append(smooth(model, seen, recipe.smooth, insert=insert))
+    return reports
+
+
+def maxima(
+    model: Model, axes: Mapping[str, int], feeds: Iterable[Feed], runtime: Runtime
+) -> dict[str, Array]:
+    """Return the largest magnitude of each channel, by tensor.
+
+    Args:
+        model: The model.
+        axes: Tensor name to the axis of its channels.
+        feeds: What to run it on.
+        runtime: How.
+
+    Returns:
+        Arrays (channels,); none for tensors whose number of channels changes between samples.
+    """
+    if not axes:
+        return {}
+    found: dict[str, list[Array]] = {name: [] for name in axes}
+    for values in values_of(model, axes, feeds, runtime):
+        for name, axis in axes.items():
+            array = np.abs(values[name])
+            others = tuple(i for i in range(array.ndim) if i != axis % array.ndim)
+            found[name].append(array.max(axis=others, initial=0))
+    return {
+        name: np.max(each, axis=0)
+        for name, each in found.items()
+        if len({one.shape for one in each}) == 1
+    }
