@@ -36,7 +36,8 @@ REORDER_MODES = ("joint", "independent")
 FLOAT = "float"  # what activations are asked to be that stay float
 _SINGLE = (  # keys with a single value
     "target", "correct_bias", "positions", "rounding", "qdq", "crossbar", "rows",
-    "tile_scales", "reorder", "reorder_mode", "equalize", "smooth", "smooth_insert",
+    "tile_scales", "reorder", "reorder_mode", "equalize", "equalize_clips",
+    "smooth", "smooth_insert",
 )  # fmt: skip
 _WORDS = {
     "positions": POSITIONS, "rounding": ROUNDINGS, "rows": ROWS, "tile_scales": TILE_SCALES,
@@ -137,6 +138,7 @@ class Recipe:
         reorder_mode: ``joint`` moves the channels of the model; ``independent`` rows and columns
             of each layer, which the file then gathers back.
         equalize: Scale channels between layers so that one scale a weight serves them all.
+        equalize_clips: Also channels that a Clip cuts, by a Min with an end a channel in its place.
         smooth: Move outlier channels of what matrices multiply into these: how far, 0 … 1.
         smooth_insert: Also where only a Mul of its own can divide what they multiply.
     """
@@ -156,6 +158,7 @@ class Recipe:
     reorder: str | None = None
     reorder_mode: str | None = None
     equalize: bool | None = None
+    equalize_clips: bool | None = None
     smooth: float | None = None
     smooth_insert: bool | None = None
 
@@ -341,6 +344,7 @@ _KINDS: Mapping[str, type] = {
     "quantize": bool,
     "symmetric": bool,
     "equalize": bool,
+    "equalize_clips": bool,
     "smooth": float,
     "smooth_insert": bool,
     "rules": list,

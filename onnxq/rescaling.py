@@ -34,7 +34,7 @@ def rescaled(
     reports = []
     if recipe.equalize:
         seen = maxima(model, seen_tensors(model), feeds, runtime) if feeds else None
-        reports.append(equalize(model, seen))
+        reports.append(equalize(model, seen, cut=bool(recipe.equalize_clips)))
     if recipe.smooth is not None and feeds:
         axes = {tensor.name: -1 for tensor, _ in products(model)}
         seen = maxima(model, axes, feeds, runtime)

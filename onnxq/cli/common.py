@@ -158,6 +158,7 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
         reorder=flags.reorder,
         reorder_mode=flags.reorder_mode,
         equalize=flags.equalize,
+        equalize_clips=flags.equalize_clips,
         smooth=flags.smooth,
         smooth_insert=flags.smooth_insert,
     )
@@ -172,6 +173,8 @@ def check_order(recipe: Recipe) -> None:
     """
     if recipe.reorder_mode is not None and recipe.reorder is None:
         raise UsageError("--reorder-mode says what --reorder moves: give both")
+    if recipe.equalize_clips is not None and not recipe.equalize:
+        raise UsageError("--equalize-clips is about --equalize: give both")
     if recipe.smooth_insert is not None and recipe.smooth is None:
         raise UsageError("--smooth-insert is about --smooth: give both")
 

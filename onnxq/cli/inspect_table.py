@@ -25,6 +25,7 @@ ELSEWHERE = (  # flags about what a table does not hold
     "reorder",
     "reorder_mode",
     "equalize",
+    "equalize_clips",
     "smooth",
     "smooth_insert",
 )

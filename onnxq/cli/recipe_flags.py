@@ -140,6 +140,15 @@ class RecipeFlags:
             rich_help_panel=REPAIR,
         ),
     ] = None
+    equalize_clips: Annotated[
+        bool | None,
+        typer.Option(
+            "--equalize-clips/--no-equalize-clips",
+            help="With --equalize: also channels that a Clip cuts, by a Min with an end a channel, "
+            "which runs in float.",
+            rich_help_panel=REPAIR,
+        ),
+    ] = None
     smooth: Annotated[
         float | None,
         typer.Option(

@@ -23,13 +23,13 @@ POOLING = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Offset:
-    """A constant that is added to a family.
+class Place:
+    """Where constants are or could be that are not handed through a family.
 
     Attributes:
-        node: The Add.
-        index: Which of its inputs the constant is.
-        rank: Rank of what it is added to.
+        node: An Add, or a Clip.
+        index: Which of its inputs is a constant that is added.
+        rank: Rank of what it reads.
     """
 
     node: Node
@@ -46,7 +46,7 @@ class Family:
         axis: Where their channels lie.
         writers: Layers that write one of them.
         readers: Layers that read one of them.
-        clips: Clip nodes inside.
+        clips: Where values are cut off inside.
         offsets: Constants that are added inside.
         reason: Why it has to stay as it is, or nothing.
     """
@@ -55,8 +55,8 @@ class Family:
     axis: int
     writers: list[Node]
     readers: list[Node]
-    clips: list[Node]
-    offsets: list[Offset]
+    clips: list[Place]
+    offsets: list[Place]
     reason: str
 
     @property
@@ -87,8 +87,8 @@ class _Ties:
         tensors: All activations met so far.
         why: Reasons to stay, by tensor name.
         axes: Tensor name to the axes its neighbours take for its channels.
-        nodes: Tensor name to the layers and clips around it, each with its kind.
-        offsets: Tensor name to the constants that are added to it.
+        nodes: Tensor name to the layers around it, each with ``reads`` or ``writes``.
+        places: Tensor name to what is added to it or cut off, with the operator's type.
     """
 
     types: dict[str, TensorType]
@@ -96,7 +96,7 @@ class _Ties:
     why: dict[str, str] = field(default_factory=dict)
     axes: dict[str, set[int]] = field(default_factory=dict)
     nodes: dict[str, list[tuple[str, Node]]] = field(default_factory=dict)
-    offsets: dict[str, list[Offset]] = field(default_factory=dict)
+    places: dict[str, list[Place]] = field(default_factory=dict)
     _parents: dict[str, str] = field(default_factory=dict)
 
     def root(self, name: str) -> str:
@@ -137,8 +137,9 @@ def _family(ties: _Ties, root: str, members: list[Tensor]) -> Family:
     """Put together what is known of one family."""
     names = [tensor.name for tensor in members]
     noted = [entry for name in names for entry in ties.nodes.get(name, ())]
+    places = [place for name in names for place in ties.places.get(name, ())]
     axes = {axis for name in names for axis in ties.axes.get(name, ())}
-    of = {kind: [n for k, n in noted if k == kind] for kind in ("writes", "reads", "clips")}
+    of = {kind: [n for k, n in noted if k == kind] for kind in ("writes", "reads")}
     sizes = {_outputs(node) for node in of["writes"]} | {_inputs(node) for node in of["reads"]}
     reasons = [ties.why[name] for name in names if name in ties.why]
     if len(axes) > 1:
@@ -150,8 +151,8 @@ def _family(ties: _Ties, root: str, members: list[Tensor]) -> Family:
         axis=min(axes, default=1),
         writers=of["writes"],
         readers=of["reads"],
-        clips=of["clips"],
-        offsets=[offset for name in names for offset in ties.offsets.get(name, ())],
+        clips=[place for place in places if place.node.op == "Clip"],
+        offsets=[place for place in places if place.node.op == "Add"],
         reason=reasons[0] if reasons else "",
     )
 
@@ -239,7 +240,7 @@ def _clip(ties: _Ties, node: Node) -> None:
         _stop(ties, node, f"{label(node)} does not cut around 0")
         return
     ties.tie(node.inputs[0], node.outputs[0])
-    ties.note("clips", node.outputs[0], node)
+    _place(ties, node, 0)
 
 
 def _add(ties: _Ties, node: Node) -> None:
@@ -248,18 +249,24 @@ def _add(ties: _Ties, node: Node) -> None:
     variables = [tensor for tensor in node.inputs if not isinstance(tensor, Constant)]
     if constants and variables:
         ties.tie(variables[0], node.outputs[0])
-        rank = ties.rank(variables[0])
-        if rank is None or ties.rank(node.outputs[0]) != rank:
-            ties.fix(node.outputs[0], f"{label(node)} adds axes, or their number is not known")
-        else:
-            offset = Offset(node=node, index=constants[0], rank=rank)
-            ties.offsets.setdefault(node.outputs[0].name, []).append(offset)
+        _place(ties, node, constants[0])
         return
     shapes = [ties.types[t.name].shape if t.name in ties.types else None for t in node.inputs]
     if None in shapes or shapes[0] != shapes[1]:
         _stop(ties, node, f"{label(node)} adds tensors of different or unknown shapes")
     else:
         ties.tie(*variables, node.outputs[0])
+
+
+def _place(ties: _Ties, node: Node, index: int) -> None:
+    """Note where a constant is or may be put, whose axes have to be counted."""
+    rank = ties.rank(node.outputs[0])
+    read = next(tensor for tensor in node.inputs if not isinstance(tensor, Constant))
+    if rank is None or ties.rank(read) != rank:
+        ties.fix(node.outputs[0], f"{label(node)} adds axes, or their number is not known")
+    else:
+        place = Place(node=node, index=index, rank=rank)
+        ties.places.setdefault(node.outputs[0].name, []).append(place)
 
 
 def _multiply(ties: _Ties, node: Node) -> None:

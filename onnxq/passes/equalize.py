@@ -12,8 +12,8 @@ After:
 factors make one scale a weight serve all channels. Tensors with other values get other names, so
 that no statistics of the old ones can be taken for theirs. Clip(0, 6) has one end for all
 channels: a channel takes part if interval arithmetic proves that it never reaches that end
-(`onnxq.graph.bounds`), before and after; the others keep their factor of 1, and the function is
-the same to the last bit of rounding.
+(`onnxq.graph.bounds`), before and after; the others keep their factor of 1. Where asked for they
+take part too, and a Relu and a Min with one end a channel, 6/s, take the place of the Clip.
 
 Refused: (1) the channels reach an operator that does not hand a factor on, or the model's inputs
 or outputs; (2) every channel may reach the end of a Clip; (3) no factor would be far from 1.
@@ -25,9 +25,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxq.graph.bounds import Bounds, channel_bounds
-from onnxq.graph.edit import Names, set_inputs
-from onnxq.graph.families import Family, Offset, families
-from onnxq.graph.io import Model, Node, Tensor, array_of, constant
+from onnxq.graph.edit import Names, remove_nodes, set_inputs
+from onnxq.graph.families import Family, Place, families
+from onnxq.graph.io import Model, Node, Tensor, Variable, array_of, constant
 from onnxq.graph.linear import by_group, rescale
 from onnxq.graph.query import activation_bounds, label
 from onnxq.numerics.equalization import WIDEST, Limits, Weight, clip_room, equalizing, room
@@ -39,36 +39,45 @@ SUFFIX = "_equalized"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scaled:
-    """A family with its factors."""
+class _Free:
+    """A family that can be scaled.
+
+    Attributes:
+        family: The family.
+        limits: How far its factors may go.
+        exact: Of each Clip inside, the factors for which it may stay; least and most.
+    """
 
     family: Family
-    factors: Array
+    limits: Limits
+    exact: tuple[tuple[Array, Array], ...]
 
 
-def equalize(model: Model, maxima: Mapping[str, Array] | None = None) -> PassReport:
+def equalize(
+    model: Model, maxima: Mapping[str, Array] | None = None, *, cut: bool = False
+) -> PassReport:
     """Apply the pass in place.
 
     Args:
         model: The prepared model.
         maxima: Largest magnitude of each channel on data, by the names `seen_tensors` gives: no
             channel is made larger than the largest of its tensor. None where there is no data.
+        cut: Scale channels that a Clip cuts too: a Min with an end a channel takes its place.
     """
-    found = families(model)
-    free = [family for family in found if not family.reason]
-    bounds = channel_bounds(model)
-    limits = [_limits(family, bounds, maxima or {}) for family in free]
-    factors = equalizing(_weights(free), limits)
+    found, bounds = families(model), channel_bounds(model)
+    free = [_free(each, bounds, maxima or {}, cut=cut) for each in found if not each.reason]
+    factors = equalizing(_weights([each.family for each in free]), [e.limits for e in free])
     skipped = [(label(family.writers[0]), family.reason) for family in found if family.reason]
     scaled = []
-    for family, limit, each in zip(free, limits, factors, strict=True):
-        if (limit.least == limit.most).all():
-            skipped.append((label(family.writers[0]), "all channels may reach the end of a Clip"))
-        elif np.abs(np.log(each)).max() < SAME:
-            skipped.append((label(family.writers[0]), "its weights are alike as they are"))
+    for each, factor in zip(free, factors, strict=True):
+        name = label(each.family.writers[0])
+        if (each.limits.least == each.limits.most).all():
+            skipped.append((name, "every channel may reach the end of a Clip"))  # case 2
+        elif np.abs(np.log(factor)).max() < SAME:
+            skipped.append((name, "its weights are alike as they are"))  # case 3
         else:
-            scaled.append(_Scaled(family=family, factors=each))
-    changed = tuple(dict.fromkeys(label(n) for each in scaled for n in _layers(each.family)))
+            scaled.append((each, factor))
+    changed = tuple(dict.fromkeys(label(n) for each, _ in scaled for n in _layers(each.family)))
     _apply(model, scaled)
     return PassReport(name="equalize", changed=changed, skipped=tuple(skipped))
 
@@ -88,19 +97,22 @@ def _read(family: Family) -> list[Tensor]:
     ]
 
 
-def _limits(family: Family, bounds: Bounds, maxima: Mapping[str, Array]) -> Limits:
-    """Return how far the factors of a family may go."""
+def _free(family: Family, bounds: Bounds, maxima: Mapping[str, Array], *, cut: bool) -> _Free:
+    """Return a family with how far its factors may go."""
     least = np.full(family.channels, 1 / WIDEST)
     most = np.full(family.channels, WIDEST)
     for tensor in _read(family):
         if tensor.name in maxima:
             least = np.maximum(least, room(maxima[tensor.name]))
+    exact = []
     for clip in family.clips:
         anything = np.full(1, -np.inf), np.full(1, np.inf)
-        reached = bounds.get(clip.inputs[0].name, anything)
-        low, high = clip_room(reached, activation_bounds(clip))
-        least, most = np.maximum(least, low), np.minimum(most, high)
-    return Limits(least=np.minimum(least, most), most=most)
+        reached = bounds.get(clip.node.inputs[0].name, anything)
+        exact.append(clip_room(reached, activation_bounds(clip.node)))
+        if not cut:
+            least, most = np.maximum(least, exact[-1][0]), np.minimum(most, exact[-1][1])
+    limits = Limits(least=np.minimum(least, most), most=most)
+    return _Free(family=family, limits=limits, exact=tuple(exact))
 
 
 def _layers(family: Family) -> list[Node]:
@@ -123,27 +135,56 @@ def _weights(free: Sequence[Family]) -> list[Weight]:
     ]
 
 
-def _apply(model: Model, scaled: Sequence[_Scaled]) -> None:
+def _apply(model: Model, scaled: Sequence[tuple[_Free, Array]]) -> None:
     """Give layers and constants their new values, and tensors new names."""
     names = Names(model)
-    reads = {id(node): each.factors for each in scaled for node in each.family.readers}
-    writes = {id(node): each.factors for each in scaled for node in each.family.writers}
-    nodes = {id(node): node for each in scaled for node in _layers(each.family)}
+    reads = {id(node): factors for each, factors in scaled for node in each.family.readers}
+    writes = {id(node): factors for each, factors in scaled for node in each.family.writers}
+    nodes = {id(node): node for each, _ in scaled for node in _layers(each.family)}
     for key, node in nodes.items():
         rescale(names, node, SUFFIX, reads=reads.get(key), writes=writes.get(key))
-    for each in scaled:
-        for offset in each.family.offsets:
-            _divide(names, offset, each)
-        for tensor in each.family.tensors:
+    for each, factors in scaled:
+        family = each.family
+        for place in family.offsets:
+            _divide(names, place, _broadcast(factors, place, family.axis))
+        for tensor in family.tensors:
             tensor.name = names.new(f"{tensor.name}{SUFFIX}")
+        for place, (least, most) in zip(family.clips, each.exact, strict=True):
+            if (factors < least).any() or (factors > most).any():
+                _cut(model, names, place, _broadcast(factors, place, family.axis))
 
 
-def _divide(names: Names, offset: Offset, scaled: _Scaled) -> None:
+def _broadcast(factors: Array, place: Place, axis: int) -> Array:
+    """Return factors in a shape that broadcasts against what a node reads."""
+    shape = [1] * place.rank
+    shape[axis] = -1
+    return factors.reshape(shape)
+
+
+def _divide(names: Names, place: Place, factors: Array) -> None:
     """Divide a constant that is added to a family."""
-    tensor = offset.node.inputs[offset.index]
-    shape = [1] * offset.rank
-    shape[scaled.family.axis] = -1
-    divided = (array_of(tensor) / scaled.factors.reshape(shape)).astype(np.float32)
-    inputs = list(offset.node.inputs)
-    inputs[offset.index] = constant(names.new(f"{tensor.name}{SUFFIX}"), divided)
-    set_inputs(offset.node, inputs)
+    tensor = place.node.inputs[place.index]
+    divided = (array_of(tensor) / factors).astype(np.float32)
+    inputs = list(place.node.inputs)
+    inputs[place.index] = constant(names.new(f"{tensor.name}{SUFFIX}"), divided)
+    set_inputs(place.node, inputs)
+
+
+def _cut(model: Model, names: Names, place: Place, factors: Array) -> None:
+    """Put operators with an end a channel in the place of a Clip."""
+    read, result = place.node.inputs[0], place.node.outputs[0]
+    ends = [(op, end) for op, end in zip(("Max", "Min"), activation_bounds(place.node), strict=True)
+            if np.isfinite(end)]  # fmt: skip
+    set_inputs(place.node, [])
+    place.node.outputs.clear()
+    remove_nodes(model, [place.node])
+    for number, (op, end) in enumerate(ends):
+        last = number == len(ends) - 1
+        after = result if last else Variable(names.new(f"{result.name}_{op.lower()}"))
+        inputs = [read]
+        if end:
+            values = (end / factors).astype(np.float32)
+            inputs.append(constant(names.new(f"{result.name}_{op.lower()}_end"), values))
+        node = Node(op if end else "Relu", f"{after.name}_{op}", inputs=inputs, outputs=[after])
+        model.graph.nodes.append(node)
+        read = after
