@@ -97,9 +97,7 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
     inputs = [*io.files_of(model), *([order] if order else [])]
     for suffix in ("", ".data", *SIDECARS):
         check_target(output.with_name(f"{output.name}{suffix}"), inputs)
-    made = draft(
-        model, table, recipe, max_opset=limits.max_opset, runtime=runtime, source=source
-    )
+    made = draft(model, table, recipe, max_opset=limits.max_opset, runtime=runtime, source=source)
     prepared, plan, samples, reference = made.prepared, made.plan, made.samples, made.reference
     emitted = emit(prepared, plan, made.activations, made.weights)
     _record(prepared, plan, table, made.reordering)

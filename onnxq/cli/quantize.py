@@ -97,7 +97,8 @@ def quantize(
             raise UsageError("--data beside --calib is for what --equalize or --smooth rescales")
         table = table_file.load(calib)
         table = table.only(numbers_of(groups, "--groups")) if groups is not None else table
-    elif source is not None:
+    else:
+        assert source is not None
         with screen.progress("calibrate") as report:
             table = pipeline.calibrate(model, source, recipe=recipe, runtime=runtime, report=report)
     result = pipeline.quantize(

@@ -19,12 +19,13 @@ from onnxq.graph.query import TensorType, activation_bounds, is_standard, label,
 from onnxq.types import Array
 
 POINTWISE = ("Relu", "LeakyRelu", "PRelu", "Identity")
+OUTPUT = "it is an output of the model"
 POOLING = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where constants are or could be that are not handed through a family.
+    """Where a family meets constants that depend on its factors.
 
     Attributes:
         node: An Add, or a Clip.
@@ -66,7 +67,7 @@ class Family:
 
 
 def families(model: Model) -> list[Family]:
-    """Return the families that a layer writes and a layer reads."""
+    """Return the families that a layer writes and a layer reads, or would but for a reason."""
     ties = _Ties(types=tensor_types(model))
     _interface(model, ties)
     for node in model.graph.nodes:
@@ -74,8 +75,12 @@ def families(model: Model) -> list[Family]:
     found: dict[str, list[Tensor]] = {}
     for name, tensor in ties.tensors.items():
         found.setdefault(ties.root(name), []).append(tensor)
-    candidates = [_family(ties, root, members) for root, members in found.items()]
-    return [each for each in candidates if each.writers and each.readers]
+    candidates = [_family(ties, members) for members in found.values()]
+    return [
+        each
+        for each in candidates
+        if each.writers and (each.readers or each.reason not in ("", OUTPUT))
+    ]
 
 
 @dataclass
@@ -133,7 +138,7 @@ class _Ties:
         return None if kind is None or kind.shape is None else len(kind.shape)
 
 
-def _family(ties: _Ties, root: str, members: list[Tensor]) -> Family:
+def _family(ties: _Ties, members: list[Tensor]) -> Family:
     """Put together what is known of one family."""
     names = [tensor.name for tensor in members]
     noted = [entry for name in names for entry in ties.nodes.get(name, ())]
@@ -178,7 +183,7 @@ def _interface(model: Model, ties: _Ties) -> None:
     for tensor in model.graph.inputs:
         ties.fix(tensor, "the model reads it")
     for tensor in model.graph.outputs:
-        ties.fix(tensor, "it is an output of the model")
+        ties.fix(tensor, OUTPUT)
     for graph in model.graph.subgraphs(recursive=True):
         for node in graph.nodes:
             for tensor in node.inputs:

@@ -1,15 +1,15 @@
 """The weights of linear layers by group, output and input, whatever the operator.
 
-    Conv            (O, I/g, k…)       → (g, O/g, I/g, k)
-    ConvTranspose   (I, O/g, k…)       → (g, O/g, I/g, k)
-    Gemm            (K, N) or (N, K)   → (1, N, K, 1)
-    MatMul          (K, N)             → (1, N, K, 1)
+Conv            (O, I/g, k…)       → (g, O/g, I/g, k)
+ConvTranspose   (I, O/g, k…)       → (g, O/g, I/g, k)
+Gemm            (K, N) or (N, K)   → (1, N, K, 1)
+MatMul          (K, N)             → (1, N, K, 1)
 """
 
 import numpy as np
 
 from onnxq.graph.edit import Names, set_inputs
-from onnxq.graph.io import Constant, Node, array_of, constant
+from onnxq.graph.io import Constant, Node, Tensor, array_of, constant
 from onnxq.graph.query import is_standard
 from onnxq.types import Array
 
@@ -23,24 +23,25 @@ def why_not_linear(node: Node) -> str:
     weight = node.inputs[1]
     if not isinstance(weight, Constant) or isinstance(node.inputs[0], Constant):
         return "its weights are not constant"
-    if node.op == "MatMul" and len(weight.shape) != 2:
-        return "its weights are no matrix"
-    if node.attrs.get("transA", 0):
-        return "it transposes its input"
+    if node.attrs.get("transA", 0) or (node.op == "MatMul" and len(weight.shape) != 2):
+        return "it transposes its input, or its weights are no matrix"
     values = array_of(weight)
     if values.dtype != np.float32 or not np.isfinite(values).all() or not values.size:
         return "its weights are not finite float32 values"
-    bias = bias_of(node)
-    if bias is not None and not isinstance(bias, Constant):
+    bias, outputs = bias_of(node), by_group(node, values).shape
+    return "" if bias is None else _why_not_bias(bias, outputs[0] * outputs[1])
+
+
+def _why_not_bias(bias: Tensor, channels: int) -> str:
+    """Return why a bias cannot be divided channel by channel, or nothing."""
+    if not isinstance(bias, Constant):
         return "its bias is not constant"
-    outputs = by_group(node, values).shape
-    if bias is not None and list(bias.shape)[-1:] != [outputs[0] * outputs[1]]:
-        return "its bias has not one value an output channel"
-    return ""
+    fits = list(bias.shape)[-1:] == [channels]
+    return "" if fits else "its bias has not one value an output channel"
 
 
-def bias_of(node: Node) -> Constant | None:
-    """Return the bias input of a layer, or None."""
+def bias_of(node: Node) -> Tensor | None:
+    """Return the bias input of a layer, or None; a constant if `why_not_linear` says nothing."""
     return next((tensor for tensor in node.inputs[2:3] if tensor.name), None)
 
 

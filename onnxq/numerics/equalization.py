@@ -23,6 +23,7 @@ from onnxq.types import Array
 
 SWEEPS = 100
 TOLERANCE = 1e-3  # of the logarithm of a factor
+FEW = 1 / 16  # of the largest weight; below that 8 of 127 codes are left
 WIDEST = 2.0**10  # a factor beyond this only moves what is nearly 0
 
 
@@ -75,6 +76,21 @@ def equalizing(weights: Sequence[Weight], limits: Sequence[Limits]) -> list[Arra
         if change < TOLERANCE:
             break
     return factors
+
+
+def weak(weights: Sequence[Weight], factors: Sequence[Array], family: int) -> float:
+    """Return which part of the channels of a family is written by weights with few codes left.
+
+    Args:
+        weights: All layers.
+        factors: Of each family.
+        family: Which one.
+
+    Returns:
+        0 … 1, of the layer where it is most; channels without weights do not count.
+    """
+    shares = [_share(each, factors, 2) for each in weights if each.writes == family]
+    return max(float(((each > 0) & (each < FEW)).mean()) for each in shares)
 
 
 def _shares(

@@ -23,7 +23,7 @@ def smoothing(activation: Array, weight: Array, alpha: float) -> Array:
         alpha: How much of the outliers goes into the weights, 0 … 1.
 
     Returns:
-        Positive float64 factors with geometric mean 1; 1 for channels that are all 0 on either side.
+        Positive float64 factors with geometric mean 1; 1 for channels that are 0 on either side.
     """
     there = (activation > 0) & (weight > 0)
     if not there.any():

@@ -12,8 +12,9 @@ After:
 factors make one scale a weight serve all channels. Tensors with other values get other names, so
 that no statistics of the old ones can be taken for theirs. Clip(0, 6) has one end for all
 channels: a channel takes part if interval arithmetic proves that it never reaches that end
-(`onnxq.graph.bounds`), before and after; the others keep their factor of 1. Where asked for they
-take part too, and a Relu and a Min with one end a channel, 6/s, take the place of the Clip.
+(`onnxq.graph.bounds`), before and after; the others keep their factor of 1. Where asked for, and
+where many channels would have few codes otherwise, they take part too, and a Relu and a Min with
+one end a channel, 6/s, take the place of the Clip.
 
 Refused: (1) the channels reach an operator that does not hand a factor on, or the model's inputs
 or outputs; (2) every channel may reach the end of a Clip; (3) no factor would be far from 1.
@@ -30,11 +31,12 @@ from onnxq.graph.families import Family, Place, families
 from onnxq.graph.io import Model, Node, Tensor, Variable, array_of, constant
 from onnxq.graph.linear import by_group, rescale
 from onnxq.graph.query import activation_bounds, label
-from onnxq.numerics.equalization import WIDEST, Limits, Weight, clip_room, equalizing, room
+from onnxq.numerics.equalization import WIDEST, Limits, Weight, clip_room, equalizing, room, weak
 from onnxq.passes import PassReport
 from onnxq.types import Array
 
 SAME = 1e-3  # a factor nearer to 1 is none
+LOST = 0.1  # of the channels of a layer, from which a Min is worth its time
 SUFFIX = "_equalized"
 
 
@@ -44,12 +46,14 @@ class _Free:
 
     Attributes:
         family: The family.
-        limits: How far its factors may go.
+        limits: How far its factors may go with the Clips there are.
+        beyond: How far they may go without them.
         exact: Of each Clip inside, the factors for which it may stay; least and most.
     """
 
     family: Family
     limits: Limits
+    beyond: Limits
     exact: tuple[tuple[Array, Array], ...]
 
 
@@ -62,21 +66,22 @@ def equalize(
         model: The prepared model.
         maxima: Largest magnitude of each channel on data, by the names `seen_tensors` gives: no
             channel is made larger than the largest of its tensor. None where there is no data.
-        cut: Scale channels that a Clip cuts too: a Min with an end a channel takes its place.
+        cut: Let a Min with an end a channel take the place of a Clip where that keeps more than
+            `LOST` of the channels of a layer from having few codes.
     """
     found, bounds = families(model), channel_bounds(model)
-    free = [_free(each, bounds, maxima or {}, cut=cut) for each in found if not each.reason]
-    factors = equalizing(_weights([each.family for each in free]), [e.limits for e in free])
+    free = [_free(each, bounds, maxima or {}) for each in found if not each.reason]
+    factors = _factors(free, cut=cut)
     skipped = [(label(family.writers[0]), family.reason) for family in found if family.reason]
     scaled = []
     for each, factor in zip(free, factors, strict=True):
         name = label(each.family.writers[0])
-        if (each.limits.least == each.limits.most).all():
-            skipped.append((name, "every channel may reach the end of a Clip"))  # case 2
-        elif np.abs(np.log(factor)).max() < SAME:
-            skipped.append((name, "its weights are alike as they are"))  # case 3
-        else:
+        if np.abs(np.log(factor)).max() >= SAME:
             scaled.append((each, factor))
+        elif (each.limits.least == each.limits.most).all():
+            skipped.append((name, "every channel may reach the end of a Clip"))  # case 2
+        else:
+            skipped.append((name, "its weights are alike as they are"))  # case 3
     changed = tuple(dict.fromkeys(label(n) for each, _ in scaled for n in _layers(each.family)))
     _apply(model, scaled)
     return PassReport(name="equalize", changed=changed, skipped=tuple(skipped))
@@ -97,22 +102,34 @@ def _read(family: Family) -> list[Tensor]:
     ]
 
 
-def _free(family: Family, bounds: Bounds, maxima: Mapping[str, Array], *, cut: bool) -> _Free:
+def _factors(free: Sequence[_Free], *, cut: bool) -> list[Array]:
+    """Return the factors of each family; Clips are in the way only if they may not be cut."""
+    weights, limits = _weights([each.family for each in free]), [each.limits for each in free]
+    factors = equalizing(weights, limits)
+    if not cut:
+        return factors
+    lost = [weak(weights, factors, family) for family in range(len(free))]
+    released = [
+        each.beyond if part > LOST else each.limits for each, part in zip(free, lost, strict=True)
+    ]
+    return equalizing(weights, released)
+
+
+def _free(family: Family, bounds: Bounds, maxima: Mapping[str, Array]) -> _Free:
     """Return a family with how far its factors may go."""
     least = np.full(family.channels, 1 / WIDEST)
     most = np.full(family.channels, WIDEST)
     for tensor in _read(family):
         if tensor.name in maxima:
             least = np.maximum(least, room(maxima[tensor.name]))
-    exact = []
+    beyond, exact = Limits(least=least, most=most), []
     for clip in family.clips:
         anything = np.full(1, -np.inf), np.full(1, np.inf)
         reached = bounds.get(clip.node.inputs[0].name, anything)
         exact.append(clip_room(reached, activation_bounds(clip.node)))
-        if not cut:
-            least, most = np.maximum(least, exact[-1][0]), np.minimum(most, exact[-1][1])
+        least, most = np.maximum(least, exact[-1][0]), np.minimum(most, exact[-1][1])
     limits = Limits(least=np.minimum(least, most), most=most)
-    return _Free(family=family, limits=limits, exact=tuple(exact))
+    return _Free(family=family, limits=limits, beyond=beyond, exact=tuple(exact))
 
 
 def _layers(family: Family) -> list[Node]:
