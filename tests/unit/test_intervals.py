@@ -7,7 +7,9 @@ from onnxq.numerics.intervals import linear_interval
 
 def test_every_weight_takes_the_end_that_serves_it() -> None:
     weight = np.array([2.0, -3.0]).reshape(1, 1, 2, 1)
-    low, high = linear_interval(weight, np.array([1.0]), (np.array([-1.0, 0.0]), np.array([4.0, 5.0])))
+    low, high = linear_interval(
+        weight, np.array([1.0]), (np.array([-1.0, 0.0]), np.array([4.0, 5.0]))
+    )
     np.testing.assert_allclose([low[0], high[0]], [-2 - 15 + 1, 8 + 1], rtol=1e-2)
     assert low[0] < -16  # there is a margin for rounding
     assert high[0] > 9

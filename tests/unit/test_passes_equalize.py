@@ -104,8 +104,7 @@ def test_chains_residual_sums_and_shared_weights(body: str) -> None:
         ("c = Conv(x, w) k2 = Clip(c, zero, six) y = Conv(k2, v)", "the end of a Clip"),
         ("c = Conv(x, w) k2 = Clip(c, six) y = Conv(k2, v)", "around 0"),
         ("c = Conv(x, w) p = Pad(c, pads, wide) y = Conv(p, v)", "other values than 0"),
-        ("c = Conv(x, w) h = ReduceMean<axes = [1], keepdims = 1>(c) a = Add(c, h)"
-         " y = Conv(a, v)", "ReduceMean"),
+        ("c = Conv(x, w) h = ReduceMean<axes = [1]>(c) a = Add(c, h) y = Conv(a, v)", "ReduceMean"),
     ],
 )  # fmt: skip
 def test_what_does_not_hand_a_factor_on_is_refused(body: str, reason: str) -> None:
@@ -157,7 +156,9 @@ def test_with_a_min_they_are_scaled_too() -> None:
 
 def test_both_ends_of_a_clip_are_cut() -> None:
     weights = {**WEIGHTS, "low": np.array(-0.2, np.float32)}
-    text = "g (float[N, 3, 8, 8] x) => (y) { c = Conv(x, w) k2 = Clip(c, low, six) y = Conv(k2, v) }"
+    text = (
+        "g (float[N, 3, 8, 8] x) => (y) { c = Conv(x, w) k2 = Clip(c, low, six) y = Conv(k2, v) }"
+    )
     proto = build(text, weights)
     model = from_proto(copy(proto))
     assert equalize(model, cut=True).modified

@@ -11,9 +11,7 @@ SEEN, WEIGHT = np.array([100.0, 1.0, 2.0]), np.array([1.0, 1.0, 0.5])
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 def test_it_is_the_published_factor_up_to_a_constant(alpha: float) -> None:
     plain = SEEN**alpha / WEIGHT ** (1 - alpha)
-    np.testing.assert_allclose(
-        smoothing(SEEN, WEIGHT, alpha), plain / np.exp(np.log(plain).mean())
-    )
+    np.testing.assert_allclose(smoothing(SEEN, WEIGHT, alpha), plain / np.exp(np.log(plain).mean()))
 
 
 def test_an_alpha_of_1_makes_all_channels_of_the_activation_alike() -> None:
