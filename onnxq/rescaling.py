@@ -1,6 +1,7 @@
 """Passes that rescale channels: how far they may go, as data says, and what they did."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -34,13 +35,19 @@ def rescaled(
     reports = []
     if recipe.equalize:
         seen = maxima(model, seen_tensors(model), feeds, runtime) if feeds else None
-        reports.append(equalize(model, seen, cut=bool(recipe.equalize_clips)))
+        report = equalize(model, seen, cut=bool(recipe.equalize_clips))
+        reports.append(replace(report, note=_note(feeds)))
     if recipe.smooth is not None and feeds:
         axes = {tensor.name: -1 for tensor, _ in products(model)}
         seen = maxima(model, axes, feeds, runtime)
-        insert = bool(recipe.smooth_insert)
-        reports.append(smooth(model, seen, recipe.smooth, insert=insert))
+        report = smooth(model, seen, recipe.smooth, insert=bool(recipe.smooth_insert))
+        reports.append(replace(report, note=_note(feeds)))
     return reports
+
+
+def _note(feeds: Sequence[Feed]) -> str:
+    """Say what was looked at."""
+    return f"by the largest values of {len(feeds)} samples" if feeds else "by the weights alone"
 
 
 def maxima(

@@ -36,7 +36,7 @@ from onnxq.passes import PassReport
 from onnxq.types import Array
 
 SAME = 1e-3  # a factor nearer to 1 is none
-LOST = 0.1  # of the channels of a layer, from which a Min is worth its time
+LOST = 0.05  # of the channels of a layer, from which a Min is worth its time
 SUFFIX = "_equalized"
 
 
