@@ -9,6 +9,7 @@ from onnxq.graph.query import TensorType
 from onnxq.graph.summary import Summary
 from onnxq.inspection import Planned
 from onnxq.movable import Movable, Reach
+from onnxq.report.values import pass_dict
 from onnxq.types import QuantSpec
 
 LONGEST = 160  # characters of a metadata value

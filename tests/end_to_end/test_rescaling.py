@@ -78,7 +78,8 @@ def test_one_scale_a_weight_is_enough_after_equalization(folder: Path) -> None:
                    "--per-tensor", "-o", folder / f"{name}.onnx")  # fmt: skip
         found[name] = told(*command, *flags)
     cosines = {name: each["check"]["outputs"]["logits"]["cosine"] for name, each in found.items()}
-    assert cosines["plain"] < 0.99 < 0.999 < cosines["equalized"]
+    assert cosines["plain"] < 0.99
+    assert cosines["equalized"] > 0.999
     changed = pass_of(found["equalized"], "equalize")
     assert len(changed["changed"]) >= 6
     assert changed["note"] == "by the largest values of 8 samples"
