@@ -62,7 +62,8 @@ def maxima(
         runtime: How.
 
     Returns:
-        Arrays (channels,); none for tensors whose number of channels changes between samples.
+        Arrays (channels,); none for tensors whose number of channels changes between samples, or
+        that hold infinite values or NaN.
     """
     if not axes:
         return {}
@@ -72,8 +73,5 @@ def maxima(
             array = np.abs(values[name])
             others = tuple(i for i in range(array.ndim) if i != axis % array.ndim)
             found[name].append(array.max(axis=others, initial=0))
-    return {
-        name: np.max(each, axis=0)
-        for name, each in found.items()
-        if len({one.shape for one in each}) == 1
-    }
+    alike = {n: np.max(e, axis=0) for n, e in found.items() if len({one.shape for one in e}) == 1}
+    return {name: largest for name, largest in alike.items() if np.isfinite(largest).all()}

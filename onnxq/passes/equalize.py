@@ -36,6 +36,7 @@ from onnxq.passes import PassReport
 from onnxq.types import Array
 
 SAME = 1e-3  # a factor nearer to 1 is none
+BROADCASTS = 8  # operator set from which Min and Max do
 LOST = 0.05  # of the channels of a layer, from which a Min is worth its time
 SUFFIX = "_equalized"
 
@@ -71,7 +72,7 @@ def equalize(
     """
     found, bounds = families(model), channel_bounds(model)
     free = [_free(each, bounds, maxima or {}) for each in found if not each.reason]
-    factors = _factors(free, cut=cut)
+    factors = _factors(free, cut=cut and model.opset >= BROADCASTS)
     skipped = [(label(family.writers[0]), family.reason) for family in found if family.reason]
     scaled = []
     for each, factor in zip(free, factors, strict=True):

@@ -96,6 +96,14 @@ def test_without_data_what_was_rescaled_is_missing(folder: Path) -> None:
     assert not out.exists()
 
 
+def test_a_table_of_another_model_is_still_refused(folder: Path) -> None:
+    model = SAMPLES / "fashion_resnet" / "model.onnx"
+    command = ("quantize", model, "--calib", folder / "c.calib", *DATA, "--equalize")
+    result = onnxq(*command, "-o", folder / "q.onnx")
+    assert result.exit_code == 4
+    assert "belongs to another model" in " ".join(result.output.split())
+
+
 def test_calibrating_now_needs_nothing_else(folder: Path) -> None:
     command = ("quantize", folder / "model.onnx", *DATA, "-o", folder / "now.onnx")
     now = told(*command, "--per-tensor", "--equalize")
