@@ -1,6 +1,6 @@
 """A model ready to be written: prepared, planned, its parameters chosen, its biases corrected."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +10,18 @@ from onnxq.errors import ModelError
 from onnxq.feeds import Batch
 from onnxq.graph.io import Model
 from onnxq.graph.session import Recorded, Runtime, Session
+from onnxq.observing import completed
 from onnxq.parameters import activation_params, weight_params
 from onnxq.passes import PassReport
 from onnxq.plan import Plan
 from onnxq.planning import plan_model
+from onnxq.readers import Feed
 from onnxq.recipe import Recipe
 from onnxq.reconstruction import Used
 from onnxq.reordering import Reordering, is_reordered, reordered
 from onnxq.repairs import Repaired, check_samples, repaired
+from onnxq.rescaling import is_rescaled
+from onnxq.sources import Source
 from onnxq.table import CalibrationTable
 from onnxq.types import QuantParams, TensorStats
 
@@ -68,6 +72,7 @@ def draft(
     *,
     max_opset: int | None = None,
     runtime: Runtime,
+    source: Source | None = None,
 ) -> Draft:
     """Do all that comes before emitting.
 
@@ -77,6 +82,7 @@ def draft(
         recipe: What is asked.
         max_opset: Newest operator set the result may need; None for any.
         runtime: How to run models.
+        source: The data of the table, for what passes rescale; None if it is not at hand.
 
     Raises:
         ModelError: The model cannot be loaded, or holds nothing to quantize.
@@ -84,7 +90,10 @@ def draft(
         RecipeError: The recipe means nothing here.
         UnsupportedError: The target cannot express the recipe.
     """
-    prepared, plan, passes, before = plan_model(model, recipe, table, max_opset)
+    if recipe.smooth is not None:
+        check_samples("smooth", fit_samples(table))
+    table = completed(model, table, recipe, source, runtime)
+    prepared, plan, passes, before = plan_model(model, recipe, table, max_opset, runtime)
     seen = calibration.statistics(table, prepared, plan)
     samples = kept_samples(table)
     reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
@@ -95,7 +104,7 @@ def draft(
         plan, moved = reordered(prepared, plan, fit, runtime)
     used = Used(activations=activation_params(plan, seen), weights=weight_params(plan, prepared))
     repairs = repaired(prepared, plan, used, fit, runtime)
-    if moved or repairs.fitted:
+    if moved or is_rescaled(recipe) or repairs.fitted:
         samples = samples[1::2] or samples  # what was fitted is no check
     return Draft(
         prepared=prepared,
@@ -112,15 +121,17 @@ def draft(
 
 def kept_samples(table: CalibrationTable) -> list[Batch]:
     """Return the samples a table keeps, as they were read."""
-    return [
-        Batch(inputs=feed, labels={}, samples=1, splittable=False)
-        for feed in table.kept.feeds.values()
-    ]
+    return _batches(table.kept.feeds.values())
 
 
 def fit_samples(table: CalibrationTable) -> list[Batch]:
     """Return those of the kept samples that orders, scales and biases are fitted on."""
-    return kept_samples(table)[::2]
+    return _batches(table.kept.fit)
+
+
+def _batches(feeds: Iterable[Feed]) -> list[Batch]:
+    """Return feeds as batches of one sample."""
+    return [Batch(inputs=feed, labels={}, samples=1, splittable=False) for feed in feeds]
 
 
 def _check_function(
@@ -134,6 +145,6 @@ def _check_function(
         near = output.similarity
         if near.samples and (near.unequal or near.sqnr < SAME_FUNCTION):
             raise ModelError(
-                f"{prepared.path}: folding or raising the operator set changed output "
+                f"{prepared.path}: folding, rescaling or raising the operator set changed output "
                 f"{output.name!r} (SQNR {near.sqnr:.1f} dB): please report this model"
             )

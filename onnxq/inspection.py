@@ -10,6 +10,7 @@ from pathlib import Path
 from onnxq.emit.qdq import required_opset
 from onnxq.graph import io
 from onnxq.graph.query import tensor_types
+from onnxq.graph.session import Runtime
 from onnxq.graph.summary import Summary, multiply_adds, summarize
 from onnxq.movable import Movable
 from onnxq.passes import PassReport
@@ -19,6 +20,7 @@ from onnxq.plan import Plan, resolve
 from onnxq.planning import check_size
 from onnxq.recipe import Recipe
 from onnxq.reordering import is_reordered, reach_of
+from onnxq.rescaling import rescaled
 from onnxq.targets import target
 
 
@@ -74,7 +76,7 @@ def planned(path: Path, recipe: Recipe) -> Planned:
     check_size(recipe)
     model = io.load(path)
     before = model.opset
-    passes = prepare(model)
+    passes = [*prepare(model), *rescaled(model, recipe, (), Runtime())]
     plan = resolve(model, target(recipe.target or "cpu"), recipe)
     needed, needs = required_opset(plan)
     return Planned(

@@ -66,6 +66,7 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
     limits: Limits | None = None,
     explain: bool = True,
     runtime: Runtime | None = None,
+    source: Source | None = None,
 ) -> Quantized:
     """Write the quantized model.
 
@@ -81,6 +82,7 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
         limits: What the result must hold.
         explain: Rank the layers of a result that is far from the float model.
         runtime: How to run the models.
+        source: The data of the table: what equalization and smoothing rescale is observed on it.
 
     Raises:
         ModelError: The model cannot be loaded, or holds nothing to quantize.
@@ -95,7 +97,7 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
     inputs = [*io.files_of(model), *([order] if order else [])]
     for suffix in ("", ".data", *SIDECARS):
         check_target(output.with_name(f"{output.name}{suffix}"), inputs)
-    made = draft(model, table, recipe, max_opset=limits.max_opset, runtime=runtime)
+    made = draft(model, table, recipe, max_opset=limits.max_opset, runtime=runtime, source=source)
     prepared, plan, samples, reference = made.prepared, made.plan, made.samples, made.reference
     emitted = emit(prepared, plan, made.activations, made.weights)
     _record(prepared, plan, table, made.reordering)

@@ -9,10 +9,12 @@ from onnxq.errors import RecipeError, UnsupportedError
 from onnxq.graph import io
 from onnxq.graph.io import Model
 from onnxq.graph.opset import raise_opset
+from onnxq.graph.session import Runtime
 from onnxq.passes import PassReport
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, resolve
 from onnxq.recipe import Recipe
+from onnxq.rescaling import is_rescaled, rescaled
 from onnxq.table import CalibrationTable
 from onnxq.targets import Target, target
 
@@ -44,7 +46,11 @@ def check_size(recipe: Recipe) -> None:
 
 
 def plan_model(
-    model: Path, recipe: Recipe, table: CalibrationTable, max_opset: int | None
+    model: Path,
+    recipe: Recipe,
+    table: CalibrationTable,
+    max_opset: int | None,
+    runtime: Runtime | None = None,
 ) -> tuple[Model, Plan, list[PassReport], int]:
     """Load, prepare and plan, at the operator set the plan needs; return that of the file too."""
     check_size(recipe)
@@ -59,6 +65,8 @@ def plan_model(
             len(fixed),
         )
     passes = prepare(prepared)
+    if is_rescaled(recipe):
+        passes += rescaled(prepared, recipe, table.kept.fit, runtime or Runtime())
     plan = resolve(prepared, target_of(recipe), recipe)
     needed, feature = required_opset(plan)
     if max_opset is not None and max(needed, before) > max_opset:

@@ -39,6 +39,8 @@ _SINGLE = (  # keys with a single value
     "target", "correct_bias", "positions", "rounding", "qdq", "crossbar", "rows",
     "tile_scales", "reorder", "reorder_mode", "fit_ranges", "bias_correction",
     "reconstruct", "fuse_blocks",
+    "tile_scales", "reorder", "reorder_mode", "equalize", "equalize_clips",
+    "smooth", "smooth_insert",
 )  # fmt: skip
 _WORDS = {
     "positions": POSITIONS, "rounding": ROUNDINGS, "rows": ROWS, "tile_scales": TILE_SCALES,
@@ -147,6 +149,10 @@ class Recipe:
             ``cluster``, ``random:SEED``, or a file with an order.
         reorder_mode: ``joint`` moves the channels of the model; ``independent`` rows and columns
             of each layer, which the file then gathers back.
+        equalize: Scale channels between layers so that one scale a weight serves them all.
+        equalize_clips: Also channels that a Clip cuts, by a Min with an end a channel in its place.
+        smooth: Move outlier channels of what matrices multiply into these: how far, 0 … 1.
+        smooth_insert: Also where only a Mul of its own can divide what they multiply.
     """
 
     target: str | None = None
@@ -167,19 +173,25 @@ class Recipe:
     tile_scales: str | None = None
     reorder: str | None = None
     reorder_mode: str | None = None
+    equalize: bool | None = None
+    equalize_clips: bool | None = None
+    smooth: float | None = None
+    smooth_insert: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse words that mean nothing.
 
         Raises:
             UnknownNameError: A word is none of those listed.
-            RecipeError: The crossbar is no size.
+            RecipeError: The crossbar is no size, or smooth not within 0 … 1.
         """
         for key, words in _WORDS.items():
             value = getattr(self, key)
             if value is not None and value not in words:
                 raise UnknownNameError(key, value, words)
         order_file(self.reorder)
+        if self.smooth is not None and not 0 <= self.smooth <= 1:
+            raise RecipeError(f"smooth is within 0 … 1, not {self.smooth}")
         if self.crossbar is not None:
             try:
                 crossbar_size(self.crossbar)
@@ -350,10 +362,16 @@ _KINDS: Mapping[str, type] = {
     "range_options": dict,
     "quantize": bool,
     "symmetric": bool,
+    "equalize": bool,
+    "equalize_clips": bool,
+    "smooth": float,
+    "smooth_insert": bool,
     "rules": list,
     "tensors": dict,
 }  # all else is text
-_SPELLED = {dict: "keys and values", bool: "true or false", list: "a list", str: "text"}
+_SPELLED = {
+    dict: "keys and values", bool: "true or false", list: "a list", str: "text", float: "a number",
+}  # fmt: skip
 
 
 def _checked(content: Any, cls: type, where: str) -> Mapping[str, Any]:
@@ -367,7 +385,8 @@ def _checked(content: Any, cls: type, where: str) -> Mapping[str, Any]:
     given = {key: value for key, value in content.items() if value is not None}
     for key, value in given.items():
         kind = _KINDS.get(key, str)
-        if not isinstance(value, kind):
+        whole = kind is float and isinstance(value, int) and not isinstance(value, bool)
+        if not (isinstance(value, kind) or whole):
             raise RecipeError(f"{where}: {key} must be {_SPELLED[kind]}, not {value!r}")
     return given
 

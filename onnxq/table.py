@@ -41,6 +41,11 @@ class KeptSamples:
     feeds: Mapping[str, Feed] = field(default_factory=dict)
     cut: str = ""
 
+    @property
+    def fit(self) -> list[Feed]:
+        """The half of them that may be fitted on; the others are for checking."""
+        return list(self.feeds.values())[::2]
+
     def add(self, feeds: Iterable[Feed]) -> "KeptSamples":
         """Offer more samples; those with texts in them are never kept."""
         if not self.limit:

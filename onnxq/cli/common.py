@@ -161,6 +161,10 @@ def recipe_of(flags: RecipeFlags) -> Recipe:
         tile_scales=flags.tile_scales,
         reorder=flags.reorder,
         reorder_mode=flags.reorder_mode,
+        equalize=flags.equalize,
+        equalize_clips=flags.equalize_clips,
+        smooth=flags.smooth,
+        smooth_insert=flags.smooth_insert,
     )
     return _tuned(single.over(recipe), flags)
 
@@ -169,10 +173,14 @@ def check_order(recipe: Recipe) -> None:
     """Refuse to hear what changes places where nothing does.
 
     Raises:
-        UsageError: There is a mode, and no order.
+        UsageError: There is a mode, and no order, or the like of smoothing.
     """
     if recipe.reorder_mode is not None and recipe.reorder is None:
         raise UsageError("--reorder-mode says what --reorder moves: give both")
+    if recipe.equalize_clips is not None and not recipe.equalize:
+        raise UsageError("--equalize-clips is about --equalize: give both")
+    if recipe.smooth_insert is not None and recipe.smooth is None:
+        raise UsageError("--smooth-insert is about --smooth: give both")
 
 
 def _weight_granularity(flags: RecipeFlags) -> str | None:

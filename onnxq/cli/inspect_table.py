@@ -28,6 +28,10 @@ ELSEWHERE = (  # flags about what a table does not hold
     "tile_scales",
     "reorder",
     "reorder_mode",
+    "equalize",
+    "equalize_clips",
+    "smooth",
+    "smooth_insert",
 )
 
 

@@ -25,7 +25,11 @@ def quantize(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", "-d", help="Calibrate now, on this data.", rich_help_panel=options.DATA
+            "--data",
+            "-d",
+            help="Calibrate now, on this data; with --calib, the data of that table, for what "
+            "--equalize or --smooth rescales.",
+            rich_help_panel=options.DATA,
         ),
     ] = None,
     *,
@@ -70,10 +74,11 @@ def quantize(
     from onnxq.files import check_target  # noqa: PLC0415
     from onnxq.report.plain import quantized_dict  # noqa: PLC0415
     from onnxq.report.text import quantized_lines  # noqa: PLC0415
+    from onnxq.rescaling import is_rescaled  # noqa: PLC0415
     from onnxq.results import SIDECARS  # noqa: PLC0415
 
-    if (calib is None) == (data is None):
-        raise UsageError("give either --calib FILE or --data PATH")
+    if calib is None and data is None:
+        raise UsageError("give --calib FILE or --data PATH")
     if groups is not None and calib is None:
         raise UsageError("--groups names groups of a table: give it with --calib")
     own = [output.with_name(f"{output.name}{suffix}") for suffix in ("", ".data", *SIDECARS)]
@@ -84,14 +89,21 @@ def quantize(
     limits = pipeline.Limits(min_cosine=min_cosine, max_opset=max_opset)
     runtime = runtime_of(provider, threads, custom_ops)
     check_target(output, [model] + ([calib] if calib else []))
+    source = None
+    if data is not None:
+        source = source_of(data, reader, data_option, import_path, (batch_size, samples, None))
     if calib is not None:
+        if source is not None and not is_rescaled(recipe):
+            raise UsageError("--data beside --calib is for what --equalize or --smooth rescales")
         table = table_file.load(calib)
         table = table.only(numbers_of(groups, "--groups")) if groups is not None else table
     else:
-        source = source_of(str(data), reader, data_option, import_path, (batch_size, samples, None))
+        assert source is not None
         with screen.progress("calibrate") as report:
             table = pipeline.calibrate(model, source, recipe=recipe, runtime=runtime, report=report)
-    result = pipeline.quantize(model, table, recipe, output, limits=limits, runtime=runtime)
+    result = pipeline.quantize(
+        model, table, recipe, output, limits=limits, runtime=runtime, source=source
+    )
     for line in quantized_lines(result):
         screen.print(escape(line))
     screen.json(quantized_dict(result))

@@ -10,6 +10,7 @@ from onnxq.cli import options
 OUTLIERS = "Outlier-variance ranges"
 FIXED_POINT = "Fixed point"
 CROSSBAR = "Crossbar arrays"
+REPAIR = "Repair passes"
 TILES = "Order of the channels on tiles and blocks"
 
 
@@ -136,6 +137,7 @@ class RecipeFlags:
             metavar="analytic|empirical",
             help="That error from what the layer reads in the float model (default), or measured "
             "at its output in the quantized model, layer after layer.",
+            rich_help_panel=REPAIR,
         ),
     ] = None
     fit_ranges: Annotated[
@@ -144,6 +146,7 @@ class RecipeFlags:
             "--fit-ranges/--no-fit-ranges",
             help="Move activation ranges to the least error at the output of the layers that "
             "read them, on the kept samples.",
+            rich_help_panel=REPAIR,
         ),
     ] = None
     reconstruct: Annotated[
@@ -152,6 +155,7 @@ class RecipeFlags:
             "--reconstruct/--no-reconstruct",
             help="Round weights for the least error of what their layer writes on the kept "
             "samples, instead of to the nearest codes; best with --keep-samples 64.",
+            rich_help_panel=REPAIR,
         ),
     ] = None
     fuse_blocks: Annotated[
@@ -161,6 +165,43 @@ class RecipeFlags:
             help="Write 4-bit blocks of MatMul weights so that onnxruntime computes with them as "
             "they are (MatMulNBits): fast, but what they are multiplied with is rounded to 8 "
             "bits a row, unless the session says otherwise.",
+        ),
+    ] = None
+    equalize: Annotated[
+        bool | None,
+        typer.Option(
+            "--equalize/--no-equalize",
+            help="Scale channels between layers so that one scale a weight serves them all; the "
+            "float function stays.",
+            rich_help_panel=REPAIR,
+        ),
+    ] = None
+    equalize_clips: Annotated[
+        bool | None,
+        typer.Option(
+            "--equalize-clips/--no-equalize-clips",
+            help="With --equalize: also channels that a Clip cuts, by a Min with an end a channel, "
+            "which runs in float.",
+            rich_help_panel=REPAIR,
+        ),
+    ] = None
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="ALPHA",
+            help="Move outlier channels of what MatMul and Gemm read into their weights: 0 not at "
+            "all … 1 entirely.",
+            rich_help_panel=REPAIR,
+        ),
+    ] = None
+    smooth_insert: Annotated[
+        bool | None,
+        typer.Option(
+            "--smooth-insert/--no-smooth-insert",
+            help="With --smooth: put in a Mul where nothing else can divide what they read.",
+            rich_help_panel=REPAIR,
         ),
     ] = None
     positions: Annotated[

@@ -11,11 +11,13 @@ class PassReport:
         name: The pass.
         changed: Labels of the nodes it changed or removed.
         skipped: Label and reason for each place that looked right but was refused.
+        note: What else there is to say, e.g. what it looked at.
     """
 
     name: str
     changed: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = field(default=())
+    note: str = ""
 
     @property
     def modified(self) -> bool:

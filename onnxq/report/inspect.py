@@ -9,7 +9,7 @@ from onnxq.graph.query import TensorType
 from onnxq.graph.summary import Summary
 from onnxq.inspection import Planned
 from onnxq.movable import Movable, Reach
-from onnxq.passes import PassReport
+from onnxq.report.values import pass_dict
 from onnxq.types import QuantSpec
 
 LONGEST = 160  # characters of a metadata value
@@ -210,17 +210,11 @@ def plan_dict(found: Planned) -> dict[str, Any]:
         "recipe": plan.recipe.to_dict(),
         "opset": {"float": found.opset[0], "quantized": found.opset[1]},
         "multiply_adds_quantized": found.covered,
-        "passes": [_pass_dict(report) for report in found.passes],
+        "passes": [pass_dict(report) for report in found.passes],
         "nodes": nodes,
         "tensors": tensors,
         **({} if found.reach is None else {"reordering": _reach_dict(found.reach)}),
     }
-
-
-def _pass_dict(report: PassReport) -> dict[str, Any]:
-    """Return what a structural pass did as plain values."""
-    skipped = [{"node": label, "reason": reason} for label, reason in report.skipped]
-    return {"name": report.name, "changed": list(report.changed), "skipped": skipped}
 
 
 def _tensor(

@@ -8,7 +8,7 @@ from onnxq.metrics.classification import Paired
 from onnxq.numerics.range_fit import Fit
 from onnxq.reordering import Reordering
 from onnxq.report.layers import layer_dicts
-from onnxq.report.values import number
+from onnxq.report.values import number, pass_dict
 from onnxq.results import Compared, Quantized
 
 
@@ -131,6 +131,7 @@ def quantized_dict(result: Quantized) -> dict[str, Any]:
         "fixed_point": result.emitted.table if result.plan.target.power_of_two else None,
         "crossbar": _crossbar_dict(result),
         "reordering": _reordering_dict(result.reordering),
+        "passes": [pass_dict(report) for report in result.passes],
         "overflowing": list(result.emitted.overflowing),
         "nodes": [
             {"name": n.label, "op": n.op, "quantized": n.quantized, "reason": n.reason}

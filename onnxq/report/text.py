@@ -14,6 +14,8 @@ from onnxq.reordering import JOINT
 from onnxq.report.layers import advice
 from onnxq.results import SIDECARS, Compared, Quantized
 
+RESCALING = ("equalize", "smooth")  # passes that are asked for
+SHOWN = 3  # reasons of a pass
 SPARSE = 0.5  # of the cells of its arrays, below which a layer is named
 SLOWER = 1.1  # latency ÷ float from which a result is called slower; below is noise
 DECODED = (  # what to do where weights alone are quantized
@@ -33,6 +35,7 @@ def quantized_lines(result: Quantized) -> Iterator[str]:
         raised = sum(result.emitted.raised.values())
         yield f"{raised} weight scales were raised so that their biases fit int32"
     yield from _fixed_point(result)
+    yield from _rescaled(result)
     yield from _reordered(result)
     yield from _crossbar(result)
     pairs, total = result.emitted.saturating
@@ -76,6 +79,20 @@ def _fixed_point(result: Quantized) -> Iterator[str]:
     if over:
         shown = ", ".join(over[:LISTED])
         yield f"warning: the int32 accumulators of {len(over)} nodes can overflow: {shown}"
+
+
+def _rescaled(result: Quantized) -> Iterator[str]:
+    """Yield what equalization and smoothing did, and most frequent reasons why not."""
+    for report in result.passes:
+        if report.name not in RESCALING:
+            continue
+        looked = f" ({report.note})" if report.note else ""
+        yield f"{report.name}: {len(report.changed)} nodes rescaled{looked}"
+        reasons = Counter(reason for _, reason in report.skipped)
+        for reason, count in reasons.most_common(SHOWN):
+            yield f"{report.name}: {count} × not: {reason}"
+        if len(reasons) > SHOWN:
+            yield f"{report.name}: {len(reasons) - SHOWN} other reasons: onnxq quantize --json"
 
 
 def _reordered(result: Quantized) -> Iterator[str]:

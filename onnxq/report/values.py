@@ -1,6 +1,9 @@
-"""Numbers as JSON can hold them."""
+"""Values as JSON can hold them."""
 
 import math
+from typing import Any
+
+from onnxq.passes import PassReport
 
 
 def number(value: float) -> float | str | None:
@@ -16,3 +19,10 @@ def compact(count: int) -> str:
         if count >= max(0.9995 * size, 10_000):
             return f"{count / size:.3g}{unit}"
     return str(count)
+
+
+def pass_dict(report: PassReport) -> dict[str, Any]:
+    """Return what a pass did."""
+    skipped = [{"node": label, "reason": reason} for label, reason in report.skipped]
+    found = {"name": report.name, "changed": list(report.changed), "skipped": skipped}
+    return {**found, "note": report.note} if report.note else found

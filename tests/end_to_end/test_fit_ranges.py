@@ -54,10 +54,12 @@ def test_to_name_a_way_asks_for_it_unless_refused(table: CalibrationTable, tmp_p
         way = {} if not asked else {"bias_correction": "empirical"}
         recipe = Recipe.from_dict({"target": "generic", **way, **asked})
         result = quantize(MODEL, table, recipe, tmp_path / "q.onnx", explain=False, runtime=ONE)
-        assert result.corrected == count
+        assert result.repairs.corrected == count
     named = Recipe(target="generic", bias_correction="empirical")
     assert (
-        quantize(MODEL, table, named, tmp_path / "q.onnx", explain=False, runtime=ONE).corrected
+        quantize(
+            MODEL, table, named, tmp_path / "q.onnx", explain=False, runtime=ONE
+        ).repairs.corrected
         == 18
     )
 

@@ -283,7 +283,9 @@ def test_types_blocks_cannot_have_are_refused(weights: TensorRule, on: str, mess
 
 def test_types_only_float_activations_allow_are_hinted_at() -> None:
     recipe = Recipe(weights=TensorRule(dtype="uint4"))
-    message = "no uint4 weights; it has int8, uint8, int7, int6, int5, int4, int3, int2, and beside float activations that too"
+    message = (
+        "no uint4 weights; it has int8, uint8, int7, .*, and beside float activations that too"
+    )
     with pytest.raises(UnsupportedError, match=message):
         resolve(from_proto(build(NET, WEIGHTS)), eager(), recipe)
 

@@ -343,7 +343,7 @@ def test_a_type_that_does_not_exist_is_a_recipe_error(kind: str, dtype: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["activations", "weights"])
-@pytest.mark.parametrize("dtype", ["int4", "uint16", "int32"])
+@pytest.mark.parametrize("dtype", ["uint4", "uint16", "int32"])
 def test_a_type_the_target_lacks_is_unsupported(kind: str, dtype: str) -> None:
     with pytest.raises(UnsupportedError, match=f"target cpu has no {dtype} {kind}; it has .*int8"):
         planned(Recipe(**{kind: TensorRule(dtype=dtype)}))

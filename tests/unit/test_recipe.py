@@ -185,3 +185,10 @@ def test_matches(rule: NodeRule, name: str, op: str, fits: bool) -> None:
 
 def test_a_rule_says_what_it_matches() -> None:
     assert str(NodeRule(name="^a", op="Conv")) == "name '^a', op 'Conv'"
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, True, "half"])
+def test_smoothing_goes_from_0_to_1(value: object) -> None:
+    with pytest.raises(RecipeError, match="smooth"):
+        Recipe.from_dict({"smooth": value})
+    assert Recipe.from_dict({"smooth": 1}).smooth == 1

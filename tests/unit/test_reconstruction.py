@@ -22,6 +22,9 @@ RUNTIME = Runtime(threads=1)
 FOUR = TensorRule(dtype="int4")
 FLOATS = TensorRule(dtype="float")
 MAPS = "net (float[1, 8, 9, 9] x) => (float[1, 6, 9, 9] y)"
+SAME = "net (float[1, 8, 9, 9] x) => (float[1, 8, 9, 9] y)"
+FLAT = "net (float[4, 12] x) => (float[4, 6] y)"
+PADS = "pads = [1, 1, 1, 1]"
 ROWS = "net (float[1, 5, 12] x) => (float[1, 5, 6] y)"
 MODELS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
     "chain": (
@@ -42,13 +45,11 @@ MODELS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
         {"w": (7, 5)},
     ),
     "shared": (
-        "net (float[1, 8, 9, 9] x) => (float[1, 8, 9, 9] y) "
-        "{ h = Conv<pads = [1, 1, 1, 1]>(x, w) r = Relu(h) y = Conv<pads = [1, 1, 1, 1]>(r, w) }",
+        f"{SAME} {{ h = Conv<{PADS}>(x, w) r = Relu(h) y = Conv<{PADS}>(r, w) }}",
         {"w": (8, 8, 3, 3)},
     ),
     "gemm": (
-        "net (float[4, 12] x) => (float[4, 6] y) "
-        "{ h = Gemm<transB = 1>(x, w, b) r = Relu(h) y = Gemm(r, v) }",
+        f"{FLAT} {{ h = Gemm<transB = 1>(x, w, b) r = Relu(h) y = Gemm(r, v) }}",
         {"w": (16, 12), "b": (16,), "v": (16, 6)},
     ),
 }
