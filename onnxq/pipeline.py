@@ -7,6 +7,7 @@ print(compare(Path("model.onnx"), Path("model.int8.onnx"), Source("eval/")).cosi
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -152,6 +153,25 @@ def _prepared(path: Path, quantized: Model) -> Model:
     return model
 
 
+def ranked(
+    reference: Path, quantized: Path, data: Iterable[Batch], runtime: Runtime
+) -> list[Layer]:
+    """Rank the layers of a quantized file by the error they add, worst first.
+
+    Args:
+        reference: The float model.
+        quantized: What became of it.
+        data: Batches, see `onnxq.layers.rank`.
+        runtime: How to run the models.
+
+    Raises:
+        ModelError: The quantized model has no layers, was not made from the float model, or a
+            model cannot run.
+    """
+    after = io.load(quantized)
+    return rank(_prepared(reference, after), after, data, runtime)
+
+
 def _worst(
     model: Path, result: Path, samples: list[Batch], check: Comparison | None, runtime: Runtime
 ) -> tuple[Layer, ...]:
@@ -159,8 +179,7 @@ def _worst(
     if check is None or not check.cosine < WARN_COSINE:
         return ()
     try:
-        after = io.load(result)
-        return tuple(rank(_prepared(model, after), after, samples, runtime))
+        return tuple(ranked(model, result, samples, runtime))
     except ModelError as error:  # the result stands without it
         log.info("the layers cannot be ranked: %s", error)
         return ()
@@ -232,9 +251,7 @@ def compare(  # noqa: PLR0913 - what to measure is a keyword each
     timed = _latency(reference, quantized, source, runtime) if measure_latency else None
     layers = None
     if measure_layers:
-        after = io.load(quantized)
-        before = _prepared(reference, after)
-        layers = tuple(rank(before, after, batches_of(source, sessions[0]), runtime))
+        layers = tuple(ranked(reference, quantized, batches_of(source, sessions[0]), runtime))
     return Compared(
         comparison=found,
         sizes=(io.size_of(reference), io.size_of(quantized)),
