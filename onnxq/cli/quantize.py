@@ -1,11 +1,12 @@
 """``onnxq quantize``: write the quantized model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from onnxq.cli import options
+from onnxq.cli.lift_flags import LiftFlags
 from onnxq.cli.recipe_flags import RecipeFlags
 from onnxq.cli.spelling import spelled
 
@@ -25,7 +26,10 @@ def quantize(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", "-d", help="Calibrate now, on this data.", rich_help_panel=options.DATA
+            "--data",
+            "-d",
+            help="Calibrate now, on this data; with --calib check bounds on it.",
+            rich_help_panel=options.DATA,
         ),
     ] = None,
     *,
@@ -35,12 +39,7 @@ def quantize(
     batch_size: options.BatchSize = 8,
     import_path: options.ImportPath = None,
     asked: RecipeFlags,
-    min_cosine: Annotated[
-        float | None,
-        typer.Option(
-            min=-1.0, max=1.0, help="Refuse a result farther than this from the float model."
-        ),
-    ] = None,
+    given: LiftFlags,
     max_opset: Annotated[
         int | None, typer.Option(min=10, help="Refuse to write a newer operator set.")
     ] = None,
@@ -54,44 +53,78 @@ def quantize(
     """Write the quantized model, checked and compared with the float model.
 
     [bold]onnxq quantize model.onnx --calib model.calib -o model.int8.onnx[/bold]
-    """
-    from rich.markup import escape  # noqa: PLC0415
 
-    from onnxq import pipeline, table_file  # noqa: PLC0415
+    [bold]onnxq quantize model.onnx --data labelled/ --max-drop 0.005 --fallback float -o
+    model.int8.onnx[/bold]
+    """
+    from onnxq import pipeline  # noqa: PLC0415
     from onnxq.cli.common import (  # noqa: PLC0415
         check_order,
-        numbers_of,
         recipe_of,
         runtime_of,
         source_of,
     )
     from onnxq.cli.console import Screen  # noqa: PLC0415
+    from onnxq.cli.search_flags import tell  # noqa: PLC0415
     from onnxq.errors import UsageError  # noqa: PLC0415
     from onnxq.files import check_target  # noqa: PLC0415
     from onnxq.report.plain import quantized_dict  # noqa: PLC0415
-    from onnxq.report.text import quantized_lines  # noqa: PLC0415
     from onnxq.results import SIDECARS  # noqa: PLC0415
 
-    if (calib is None) == (data is None):
+    given.check()
+    if (calib is None) == (data is None) and not (calib and data and given.searches):
         raise UsageError("give either --calib FILE or --data PATH")
     if groups is not None and calib is None:
         raise UsageError("--groups names groups of a table: give it with --calib")
     own = [output.with_name(f"{output.name}{suffix}") for suffix in ("", ".data", *SIDECARS)]
-    beside = [model, *own, *(Path(given) for given in (calib, data, asked.recipe) if given)]
-    screen = Screen(quiet=quiet, verbose=verbose, to=json, beside=beside)
+    read = [Path(each) for each in (calib, data, given.eval_data, asked.recipe) if each]
+    screen = Screen(quiet=quiet, verbose=verbose, to=json, beside=[model, *own, *read])
     recipe = recipe_of(asked)
     check_order(recipe)
-    limits = pipeline.Limits(min_cosine=min_cosine, max_opset=max_opset)
     runtime = runtime_of(provider, threads, custom_ops)
     check_target(output, [model] + ([calib] if calib else []))
-    if calib is not None:
-        table = table_file.load(calib)
-        table = table.only(numbers_of(groups, "--groups")) if groups is not None else table
-    else:
-        source = source_of(str(data), reader, data_option, import_path, (batch_size, samples, None))
-        with screen.progress("calibrate") as report:
-            table = pipeline.calibrate(model, source, recipe=recipe, runtime=runtime, report=report)
+    more = (reader, [*(data_option or []), *given.label_options], import_path)
+    source, other = (
+        source_of(path, *more, (batch_size, most, None)) if path else None
+        for path, most in ((data, samples), (given.eval_data, None))
+    )
+    parted = given.samples(source, other)
+    lifting = given.lifting(max_opset) if given.searches else None
+    table = _table(screen, (calib, groups), model, parted[0] if parted else source, recipe, runtime)
+    if lifting is not None:
+        _lift(screen, (model, table, recipe, parted, output), lifting, runtime)
+        return
+    limits = pipeline.Limits(min_cosine=given.min_cosine, max_opset=max_opset)
     result = pipeline.quantize(model, table, recipe, output, limits=limits, runtime=runtime)
-    for line in quantized_lines(result):
-        screen.print(escape(line))
-    screen.json(quantized_dict(result))
+    tell(screen, result, (), quantized_dict(result))
+
+
+def _table(
+    screen: Any,
+    kept: tuple[Path | None, str | None],
+    model: Path,
+    source: Any,
+    recipe: Any,
+    runtime: Any,
+) -> Any:
+    """Return the calibration table: of a file, some of its groups, or made now of data."""
+    from onnxq import pipeline, table_file  # noqa: PLC0415
+    from onnxq.cli.common import numbers_of  # noqa: PLC0415
+
+    calib, groups = kept
+    if calib is None:
+        with screen.progress("calibrate") as report:
+            return pipeline.calibrate(model, source, recipe=recipe, runtime=runtime, report=report)
+    table = table_file.load(calib)
+    return table.only(numbers_of(groups, "--groups")) if groups is not None else table
+
+
+def _lift(screen: Any, asked: tuple[Any, ...], lifting: Any, runtime: Any) -> None:
+    """Write the model, as much of it lifted as the bounds need, and tell of it."""
+    from onnxq.cli.search_flags import tell  # noqa: PLC0415
+    from onnxq.report.lifting import lifted_dict, lifted_tables  # noqa: PLC0415
+    from onnxq.search.lift import lift  # noqa: PLC0415
+
+    with screen.steps("quantize", "trials") as step:
+        result = lift(*asked, lifting=lifting, runtime=runtime, report=step)
+    tell(screen, result.quantized, lifted_tables(result), lifted_dict(result))

@@ -46,6 +46,7 @@ from onnxq.search.trials import (
     float_score,
     measured,
 )
+from onnxq.search.tune import recipe_path, write_recipe
 from onnxq.sources import Source
 from onnxq.table import CalibrationTable
 
@@ -58,7 +59,7 @@ class Lifted:
 
     Attributes:
         quantized: The model written.
-        recipe: What it was written by.
+        recipe: What it was written by; it is in `onnxq.search.tune.recipe_path` too.
         lifting: What was asked.
         layers: What was lifted, most effect first.
         reached: Whether the bounds hold.
@@ -111,7 +112,7 @@ def lift(  # noqa: PLR0913 - like quantize, and how to lift
         recipe: What is asked of the layers that are not lifted.
         data: The samples to choose on and those to measure on, see `onnxq.search.samples.parts`;
             None for the samples the table keeps, and no others.
-        output: Where the quantized model goes.
+        output: Where the quantized model goes; its recipe goes to `recipe_path` of it.
         lifting: What must hold, and how to get there.
         runtime: How to run models.
         report: Called before every model that is quantized.
@@ -127,7 +128,8 @@ def lift(  # noqa: PLR0913 - like quantize, and how to lift
     runtime = runtime or Runtime()
     if recipe.qdq is False:
         raise RecipeError("--no-qdq leaves nothing to lift: bounds need Q and DQ")
-    check_target(output, io.files_of(model))
+    for path in (output, recipe_path(output)):
+        check_target(path, io.files_of(model))
     target = target_of(recipe)
     asked = recipe.activations.dtype or target.activations["dtype"]
     judged = lifting.bounds.max_drop is not None
@@ -168,6 +170,7 @@ def lift(  # noqa: PLR0913 - like quantize, and how to lift
             for each in (before, after)
         ]
         size = io.size_of(start)
+    write_recipe(found, recipe_path(output))
     layers = _layers(ledger, chosen)
     plain = ledger.found[0]
     return Lifted(
