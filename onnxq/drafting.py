@@ -61,6 +61,7 @@ def draft(
     recipe: Recipe,
     *,
     max_opset: int | None = None,
+    like: Draft | None = None,
     runtime: Runtime,
 ) -> Draft:
     """Do all that comes before emitting.
@@ -70,6 +71,8 @@ def draft(
         table: Its calibration table.
         recipe: What is asked.
         max_opset: Newest operator set the result may need; None for any.
+        like: A draft of the same model and table by another recipe: the float model is not run
+            on the kept samples again, nor what the passes did checked again.
         runtime: How to run models.
 
     Raises:
@@ -81,8 +84,11 @@ def draft(
     prepared, plan, passes, before = plan_model(model, recipe, table, max_opset)
     seen = calibration.statistics(table, prepared, plan)
     samples = kept_samples(table)
-    reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
-    _check_function(prepared, reference, samples, runtime)
+    if like is not None:
+        reference = like.reference
+    else:
+        reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
+        _check_function(prepared, reference, samples, runtime)
     corrected, fit, moved = 0, fit_samples(table), None
     if is_reordered(recipe):
         _check_samples("reorder", fit)

@@ -18,7 +18,7 @@ from onnxq.search.tune import recipe_path
 def lifted_tables(result: Lifted) -> Iterator[Table | str]:
     """Yield the layers lifted, how the bounds are kept, the scores, and what it cost."""
     if result.layers:
-        yield _layers(result)
+        yield from map(escape, _layers(result))
     bounds, (before, after) = result.lifting.bounds, result.measured
     yield f"before: {bounds.spelled(before, result.metric)}"
     if result.layers:
@@ -34,32 +34,32 @@ def lifted_tables(result: Lifted) -> Iterator[Table | str]:
     elif _missed_elsewhere(result):
         yield "warning: on the samples it was not chosen on the bound is missed"
     yield from _costs(result)
-    yield f"recipe: {recipe_path(result.quantized.path)}"
+    yield escape(f"recipe: {recipe_path(result.quantized.path)}")
 
 
-def _layers(result: Lifted) -> Table:
-    """Return the layers lifted, and what each bought after those above it."""
+def _layers(result: Lifted) -> Iterator[str]:
+    """Yield the layers lifted, and what each bought after those above it: the name comes last."""
     how = {"float": "kept float", "16bit": "given 16-bit activations"}[result.lifting.how or ""]
     judged = result.lifting.bounds.max_drop is not None
-    table = Table(title=f"{len(result.layers)} layers {how}", title_justify="left")
-    headings = ("layer", "op", "multiply-adds", "share", "alone dB", "SQNR dB", "cosine")
-    for heading in (*headings, *([result.metric] if judged else [])):
-        table.add_column(heading, justify="left" if heading in headings[:2] else "right")
+    yield f"{len(result.layers)} layers {how}, each after those above it:"
+    score = f" {result.metric:>14}" if judged else ""
+    yield f"    macs   share   alone dB   SQNR dB   cosine{score}  layer"
     before = result.measured[0]
     for layer in result.layers:
-        bought = ("",) * (3 if judged else 2)
+        bought = " " * (18 + len(score))
         if layer.after is not None:
             bought = _bought(before, layer.after, judged=judged)
             before = layer.after
-        cost = compact(layer.macs), f"{100 * layer.share:.1f} %", f"{layer.effect_sqnr:.1f}"
-        table.add_row(escape(layer.name), layer.op, *cost, *bought)
-    return table
+        cost = f"{compact(layer.macs):>8} {100 * layer.share:5.1f} % {layer.effect_sqnr:10.1f}"
+        yield f"{cost} {bought}  {layer.op} {layer.name}"
+    if any(layer.after is None for layer in result.layers):
+        yield "what several bought together is beside the last of them"
 
 
-def _bought(before: Measured, after: Measured, *, judged: bool) -> tuple[str, ...]:
-    """Return the changes that layers brought."""
-    near = f"{after.sqnr - before.sqnr:+.2f}", f"{after.cosine - before.cosine:+.5f}"
-    return (*near, f"{after.score - before.score:+.5f}") if judged else near
+def _bought(before: Measured, after: Measured, *, judged: bool) -> str:
+    """Spell the changes that layers brought."""
+    near = f"{after.sqnr - before.sqnr:+9.2f} {after.cosine - before.cosine:+8.5f}"
+    return f"{near} {after.score - before.score:+14.5f}" if judged else near
 
 
 def _missed_elsewhere(result: Lifted) -> bool:

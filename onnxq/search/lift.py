@@ -9,19 +9,18 @@ and most effect first. Then layers are put back, the largest first, as long as t
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from onnxq import comparison, pipeline
 from onnxq.comparison import Latency
-from onnxq.drafting import Draft
+from onnxq.drafting import draft
 from onnxq.errors import CalibrationError, QualityError, RecipeError
 from onnxq.feeds import Batch
 from onnxq.files import check_target
 from onnxq.graph import io
 from onnxq.graph.session import Runtime, Session
-from onnxq.metrics.answers import Metric
 from onnxq.metrics.unlabelled import Cosine
 from onnxq.planning import target_of
 from onnxq.readers import Feed
@@ -51,6 +50,7 @@ from onnxq.sources import Source
 from onnxq.table import CalibrationTable
 
 STEPS = 8  # models quantized to tell what the layers bought, one after the other
+SECONDS = 0.5  # to time a model beside the float model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,53 +125,27 @@ def lift(  # noqa: PLR0913 - like quantize, and how to lift
         QualityError: No model that was tried holds the bounds; nothing is written.
         OutputError: The output cannot be written, or is an input.
     """
-    runtime = runtime or Runtime()
-    if recipe.qdq is False:
-        raise RecipeError("--no-qdq leaves nothing to lift: bounds need Q and DQ")
     for path in (output, recipe_path(output)):
         check_target(path, io.files_of(model))
-    target = target_of(recipe)
-    asked = recipe.activations.dtype or target.activations["dtype"]
-    judged = lifting.bounds.max_drop is not None
-    metric = lifting.metric if judged else Cosine()
-    dtype = lifted_dtype(target, lifting.how, asked)
-    reference = Session(model, runtime)
-    exams = [examined(reference, read(each, reference), metric) for each in data or ()]
-    first = _check_labels(exams, judged=judged)
-    empty = Exam(batches=(), references=(), metric=metric, metadata={})
-    shop = Workshop(
-        model=model,
-        table=table,
-        recipe=recipe,
-        exam=first or empty,
-        judged=judged,
-        dtype=dtype,
-        max_opset=lifting.max_opset,
-        runtime=runtime,
-    )
-    made = shop.drafted(recipe)
-    if first is None:
-        shop = replace(shop, exam=_kept(reference, made, metric))
-        _check_labels([shop.exam], judged=judged)
+    if recipe.qdq is False:
+        raise RecipeError("--no-qdq leaves nothing to lift: bounds need Q and DQ")
+    begun = time.monotonic()
+    shop, held = _opened(model, table, recipe, data, lifting, runtime or Runtime())
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        begun = time.monotonic()
         start = Path(folder) / output.name
-        Emission.of(made, start)
-        before = Session(start, runtime)
-        ledger = _searched(shop, made, (start, before), lifting, report)
+        Emission.of(shop.made, start)
+        before = Session(start, shop.runtime)
+        ledger = _searched(shop, (start, before), lifting, report)
+        chosen = _chosen(ledger, lifting, output, shop.exam.metric.name)
+        layers = _layers(ledger, chosen)
         seconds = time.monotonic() - begun
-        chosen = _chosen(ledger, lifting, output, metric.name)
         result, found = _written(shop, ledger.ordered(chosen.lifted), output)
-        after = Session(output, runtime)
-        pairs = [sides(exam, (before, after)) for exam in [shop.exam, *exams[1:]]]
-        feed = _one(shop.exam.batches[0])
-        timed = [
-            comparison.latency(reference, each, feed, runtime.threads, seconds=0.5)
-            for each in (before, after)
-        ]
+        after = Session(output, shop.runtime)
+        side = sides(shop.exam, (before, after))
+        other = sides(held, (before, after)) if held is not None else None
+        timed = _timed(shop, before, after)
         size = io.size_of(start)
     write_recipe(found, recipe_path(output))
-    layers = _layers(ledger, chosen)
     plain = ledger.found[0]
     return Lifted(
         quantized=result,
@@ -180,32 +154,88 @@ def lift(  # noqa: PLR0913 - like quantize, and how to lift
         layers=layers,
         reached=lifting.bounds.hold(chosen.measured),
         measured=(plain.measured, chosen.measured),
-        kept=pairs[0],
-        held=pairs[1] if len(pairs) > 1 else None,
-        metric=metric.name,
-        macs=(
-            ledger.costs.integer(plain.plan),
-            ledger.costs.integer(chosen.plan, chosen.lifted),
-            ledger.costs.macs,
-        ),
+        kept=side,
+        held=other,
+        metric=shop.exam.metric.name,
+        macs=_macs(ledger, chosen),
         sizes=(size, result.sizes[1]),
-        latencies=(timed[0], timed[1]),
+        latencies=timed,
         trials=ledger.count,
         seconds=seconds,
     )
 
 
+def _opened(
+    model: Path,
+    table: CalibrationTable,
+    recipe: Recipe,
+    data: tuple[Source, Source] | None,
+    lifting: Lifting,
+    runtime: Runtime,
+) -> tuple[Workshop, Exam | None]:
+    """Read the samples and draft the model; return what to choose on, and what to measure on.
+
+    What does not fit is refused before the work.
+    """
+    target = target_of(recipe)
+    asked = recipe.activations.dtype or target.activations["dtype"]
+    dtype = lifted_dtype(target, lifting.how, asked)
+    judged = lifting.bounds.max_drop is not None
+    metric = lifting.metric if judged else Cosine()
+    reference = Session(model, runtime)
+    exams = [examined(reference, read(each, reference), metric) for each in data or ()]
+    scores = [float_score(exam) for exam in exams] if judged else []
+    if judged and not exams:
+        raise CalibrationError(
+            "a drop of a metric needs labelled data, and a table keeps no labels"
+        )
+    made = draft(model, table, recipe, max_opset=lifting.max_opset, runtime=runtime)
+    if not (exams or made.samples):
+        raise CalibrationError(
+            "nothing to check the bound on: the calibration table keeps no samples; give --data"
+        )
+    shop = Workshop(
+        model=model,
+        table=table,
+        recipe=recipe,
+        exam=exams[0] if exams else examined(reference, made.samples, metric),
+        made=made,
+        level=next(iter(scores), None),
+        dtype=dtype,
+        max_opset=lifting.max_opset,
+        runtime=runtime,
+    )
+    return shop, exams[1] if exams else None
+
+
+def _macs(ledger: Ledger, chosen: Trial) -> tuple[int, int, int]:
+    """Return the multiply-adds in integers before and after, and in all."""
+    counted = ledger.costs
+    after = counted.integer(chosen.plan, chosen.lifted)
+    return counted.integer(ledger.found[0].plan), after, counted.macs
+
+
+def _timed(shop: Workshop, before: Session, after: Session) -> tuple[Latency, Latency]:
+    """Time two models, each beside the float model, on one sample."""
+    reference, feed = Session(shop.model, shop.runtime), _one(shop.exam.batches[0])
+    threads = shop.runtime.threads
+    first, second = (
+        comparison.latency(reference, each, feed, threads, seconds=SECONDS)
+        for each in (before, after)
+    )
+    return first, second
+
+
 def _searched(
     shop: Workshop,
-    made: Draft,
     start: tuple[Path, Session],
     lifting: Lifting,
     report: Callable[[LiftProgress], None],
 ) -> Ledger:
     """Measure the model as the recipe asks, and look for what to lift if that is not enough."""
     path, session = start
-    exam, runtime = shop.exam, shop.runtime
-    found = measured(exam, session, judged=shop.judged)
+    exam, made, runtime = shop.exam, shop.made, shop.runtime
+    found = measured(exam, session, shop.level)
     plain = Trial(lifted=frozenset(), measured=found, plan=made.plan)
     counted = costs(made.prepared, made.plan, _one(exam.batches[0]), runtime)
     if lifting.how is None or lifting.bounds.hold(found):
@@ -279,19 +309,3 @@ def _layers(ledger: Ledger, chosen: Trial) -> tuple[LiftedLayer, ...]:
 def _one(batch: Batch) -> Feed:
     """Return the first sample of a batch."""
     return next(batch.rows())
-
-
-def _check_labels(exams: Sequence[Exam], *, judged: bool) -> Exam | None:
-    """Return the first exam; refuse before the work a metric that fits no samples."""
-    for exam in exams if judged else ():
-        float_score(exam)
-    return exams[0] if exams else None
-
-
-def _kept(reference: Session, made: Draft, metric: Metric) -> Exam:
-    """Return the samples the table keeps that nothing was fitted on."""
-    if not made.samples:
-        raise CalibrationError(
-            "nothing to check the bound on: the calibration table keeps no samples; give --data"
-        )
-    return examined(reference, made.samples, metric)

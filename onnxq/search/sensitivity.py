@@ -6,12 +6,12 @@ is put to the test: the model is quantized again with nothing but that layer kep
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from onnxq import pipeline
-from onnxq.drafting import Draft
+from onnxq.drafting import draft
 from onnxq.errors import CalibrationError, RecipeError
 from onnxq.graph.session import Runtime, Session
 from onnxq.layers import Layer
@@ -112,42 +112,33 @@ def sensitivity(  # noqa: PLR0913 - like quantize, and how many to confirm
         raise RecipeError("--no-qdq leaves no layers to rank: use Q and DQ")
     reference = Session(model, runtime)
     batches = read(data, reference) if data is not None else []
-    exam = examined(reference, batches, Cosine())
-    shop = Workshop(model=model, table=table, recipe=recipe, exam=exam, runtime=runtime)
-    made = shop.drafted(recipe)
-    if data is None:
-        shop = _on_kept(shop, made, reference)
-    feed = next(shop.exam.batches[0].rows())
-    counted = costs(made.prepared, made.plan, feed, runtime)
+    made = draft(model, table, recipe, runtime=runtime)
+    if not (batches or made.samples):
+        raise CalibrationError(
+            "nothing to measure on: the calibration table keeps no samples; give --data"
+        )
+    exam = examined(reference, batches or made.samples, Cosine())
+    shop = Workshop(model=model, table=table, recipe=recipe, exam=exam, made=made, runtime=runtime)
+    counted = costs(made.prepared, made.plan, next(exam.batches[0].rows()), runtime)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "quantized.onnx"
         Emission.of(made, path)
         session = Session(path, runtime)
-        found = measured(shop.exam, session, judged=False)
+        found = measured(exam, session)
         session.close()
-        ranked = pipeline.ranked(model, path, shop.exam.batches, runtime)
-    tested = _tested(shop, made.plan, counted, ranked[:confirm], report)
+        ranked = pipeline.ranked(model, path, exam.batches, runtime)
+    tested = _tested(shop, counted, ranked[:confirm], report)
     return Sensitivity(
         layers=tuple(_sensitive(layer, counted, tested) for layer in ranked),
         plan=made.plan,
         measured=found,
         macs=(counted.integer(made.plan), counted.macs),
-        samples=shop.exam.samples,
+        samples=exam.samples,
     )
-
-
-def _on_kept(shop: Workshop, made: Draft, reference: Session) -> Workshop:
-    """Measure on the samples the table keeps that nothing was fitted on."""
-    if not made.samples:
-        raise CalibrationError(
-            "nothing to measure on: the calibration table keeps no samples; give --data"
-        )
-    return replace(shop, exam=examined(reference, made.samples, Cosine()))
 
 
 def _tested(
     shop: Workshop,
-    plan: Plan,
     counted: Costs,
     layers: Sequence[Layer],
     report: Callable[[LiftProgress], None],
@@ -157,7 +148,7 @@ def _tested(
     for number, layer in enumerate(layers):
         report(LiftProgress(done=number, total=len(layers), name=layer.name, score=0.0))
         if layer.effect > 0 and (trial := shop.trial([(layer.name, layer.op)])) is not None:
-            fewer = counted.integer(plan) - counted.integer(trial.plan)
+            fewer = counted.integer(shop.made.plan) - counted.integer(trial.plan)
             found[layer.name] = Alone(measured=trial.measured, macs=fewer)
     return found
 

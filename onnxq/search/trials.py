@@ -65,7 +65,8 @@ class Workshop:
         table: Its calibration table.
         recipe: What is asked of the layers that are not lifted.
         exam: What to measure on.
-        judged: Whether the exam's metric is asked.
+        level: What the float model scores by the exam's metric; None if that is not asked.
+        made: The draft of the recipe with nothing lifted.
         dtype: What lifted layers get for activations; None keeps them float.
         max_opset: Newest operator set a result may need.
         runtime: How to run models.
@@ -75,7 +76,8 @@ class Workshop:
     table: CalibrationTable
     recipe: Recipe
     exam: Exam
-    judged: bool = False
+    made: Draft
+    level: float | None = None
     dtype: str | None = None
     max_opset: int | None = None
     runtime: Runtime
@@ -104,19 +106,20 @@ class Workshop:
         activations = TensorRule(dtype=self.dtype).over(asked.activations)
         return replace(asked, name=pattern, op=op, activations=activations)
 
-    def drafted(self, recipe: Recipe) -> Draft:
-        """Return the draft of a recipe."""
-        return draft(self.model, self.table, recipe, max_opset=self.max_opset, runtime=self.runtime)
-
     def trial(self, layers: Sequence[tuple[str, str]]) -> Trial | None:
         """Quantize with layers lifted and measure; None if that leaves nothing to quantize."""
         lifted = frozenset(name for name, _ in layers)
         try:
-            made = self.drafted(self.lifting(layers))
+            made = draft(
+                *(self.model, self.table, self.lifting(layers)),
+                max_opset=self.max_opset,
+                like=self.made,
+                runtime=self.runtime,
+            )
         except NothingToQuantizeError:
             return None
         with emitted(made, self.runtime) as session:
-            found = measured(self.exam, session, judged=self.judged)
+            found = measured(self.exam, session, self.level)
         return Trial(lifted=lifted, measured=found, plan=made.plan)
 
 
@@ -131,24 +134,30 @@ def emitted(made: Draft, runtime: Runtime) -> Iterator[Session]:
         session.close()
 
 
-def measured(exam: Exam, session: Session, *, judged: bool) -> Measured:
-    """Run a model on all samples and compare it with the float model."""
+def measured(exam: Exam, session: Session, level: float | None = None) -> Measured:
+    """Run a model on all samples and compare it with the float model.
+
+    Args:
+        exam: The samples.
+        session: The model.
+        level: What the float model scores; None not to ask the metric.
+    """
     found: list[object] = []
     near: dict[str, Similarity] = {}
     for number, batch in enumerate(exam.batches):
         outputs = answers_of(session, batch.inputs)
-        if judged:
+        if level is not None:
             found.extend(exam.evidence(number, outputs))
         for name, array in exam.references[number].items():
             both = nearness(array, outputs[name], batch.samples)
             near[name] = near.get(name, Similarity()) + both
     compared = [each for each in near.values() if each.samples]
-    score = checked_score(exam.metric, found, "quantized") if judged else math.nan
+    score = math.nan if level is None else checked_score(exam.metric, found, "quantized")
     return Measured(
         cosine=min((each.cosine for each in compared), default=math.nan),
         sqnr=min((each.sqnr for each in compared), default=math.nan),
         score=score,
-        drop=float_score(exam) - score if judged else math.nan,
+        drop=math.nan if level is None else level - score,
     )
 
 
