@@ -76,13 +76,15 @@ def quantize(
         raise UsageError("give either --calib FILE or --data PATH")
     if groups is not None and calib is None:
         raise UsageError("--groups names groups of a table: give it with --calib")
-    own = [output.with_name(f"{output.name}{suffix}") for suffix in ("", ".data", *SIDECARS)]
+    suffixes = ("", ".data", ".recipe.yaml", *SIDECARS)
+    own = [output.with_name(f"{output.name}{suffix}") for suffix in suffixes]
     read = [Path(each) for each in (calib, data, given.eval_data, asked.recipe) if each]
     screen = Screen(quiet=quiet, verbose=verbose, to=json, beside=[model, *own, *read])
     recipe = recipe_of(asked)
     check_order(recipe)
     runtime = runtime_of(provider, threads, custom_ops)
-    check_target(output, [model] + ([calib] if calib else []))
+    for written in (output, *(own[2:3] if given.searches else ())):
+        check_target(written, [model, *read])
     more = (reader, [*(data_option or []), *given.label_options], import_path)
     source, other = (
         source_of(path, *more, (batch_size, most, None)) if path else None

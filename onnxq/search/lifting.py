@@ -143,7 +143,7 @@ class LiftProgress:
     Attributes:
         done: Models quantized so far.
         total: Models quantized at most.
-        name: How many layers the next one lifts.
+        name: Which layers the next one lifts, or how many.
         score: Cosine of the last one.
     """
 

@@ -127,7 +127,7 @@ def sensitivity(  # noqa: PLR0913 - like quantize, and how many to confirm
         found = measured(exam, session)
         session.close()
         ranked = pipeline.ranked(model, path, exam.batches, runtime)
-    tested = _tested(shop, counted, ranked[:confirm], report)
+    tested = _tested(shop, counted, ranked[:confirm], found.cosine, report)
     return Sensitivity(
         layers=tuple(_sensitive(layer, counted, tested) for layer in ranked),
         plan=made.plan,
@@ -141,14 +141,16 @@ def _tested(
     shop: Workshop,
     counted: Costs,
     layers: Sequence[Layer],
+    cosine: float,
     report: Callable[[LiftProgress], None],
 ) -> dict[str, Alone]:
     """Quantize with each of some layers kept float."""
     found: dict[str, Alone] = {}
     for number, layer in enumerate(layers):
-        report(LiftProgress(done=number, total=len(layers), name=layer.name, score=0.0))
+        report(LiftProgress(done=number, total=len(layers), name=layer.name, score=cosine))
         if layer.effect > 0 and (trial := shop.trial([(layer.name, layer.op)])) is not None:
             fewer = counted.integer(shop.made.plan) - counted.integer(trial.plan)
+            cosine = trial.measured.cosine
             found[layer.name] = Alone(measured=trial.measured, macs=fewer)
     return found
 

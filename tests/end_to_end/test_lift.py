@@ -137,7 +137,7 @@ def test_a_bound_out_of_reach_says_how_near_it_came(folder: Path) -> None:
 def test_best_effort_writes_the_nearest_and_warns(folder: Path) -> None:
     table = table_file.load(folder / "m.calib")
     bounds = onnxq.Bounds(min_cosine=1.0)
-    lifting = onnxq.Lifting(bounds=bounds, best_effort=True, trials=2)
+    lifting = onnxq.Lifting(bounds=bounds, best_effort=True, trials=4)
     result = onnxq.lift(MODEL, table, RECIPE, None, folder / "best.onnx", lifting=lifting)
     told = [each for each in lifted_tables(result) if isinstance(each, str)]
     found = lifted_dict(result)
@@ -245,7 +245,11 @@ def test_sensitivity_on_kept_samples_for_people(folder: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "23 layers on cpu" in done.output
     assert "on 8 samples" in done.output
-    assert " dB  " not in done.output
+    assert " dB  Conv" not in done.output
+    named = run(
+        *("inspect", MODEL, "--sensitivity", "--calib", folder / "m.calib", "--confirm", "1")
+    )
+    assert named.output.count(" dB  Conv") == 1
 
 
 @pytest.mark.parametrize(
