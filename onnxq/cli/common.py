@@ -17,6 +17,7 @@ from onnxq.pipeline import Source
 from onnxq.ranges.outlier_var import OutlierVar
 from onnxq.recipe import NodeRule, Recipe, TensorRule, block, channels, crossbar_size, load
 from onnxq.registry import parsed
+from onnxq.targets import names
 
 OUTLIER_VAR = OutlierVar.name
 
@@ -52,6 +53,17 @@ def _shard(text: str | None) -> tuple[int, int]:
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise UsageError(f"--shard {text!r}: write I/N with 0 ≤ I < N, e.g. 0/4")
     return int(index), int(count)
+
+
+def observed_by(recipe: Recipe) -> Recipe | None:
+    """Return what calibration shall observe for a recipe that layers may be taken out of.
+
+    That is what any recipe for a shipped target may ask for, since neighbours of a float layer
+    can be quantized otherwise; scales a channel, and targets of the user's, need the recipe.
+    """
+    shipped = recipe.target is None or recipe.target in names()
+    whole = recipe.activations.granularity in (None, "tensor")
+    return None if shipped and whole else recipe
 
 
 def numbers_of(text: str, flag: str) -> list[int]:

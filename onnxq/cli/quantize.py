@@ -60,6 +60,7 @@ def quantize(
     from onnxq import pipeline  # noqa: PLC0415
     from onnxq.cli.common import (  # noqa: PLC0415
         check_order,
+        observed_by,
         recipe_of,
         runtime_of,
         source_of,
@@ -92,7 +93,9 @@ def quantize(
     )
     parted = given.samples(source, other)
     lifting = given.lifting(max_opset) if given.searches else None
-    table = _table(screen, (calib, groups), model, parted[0] if parted else source, recipe, runtime)
+    source = parted[0] if parted else source
+    observed = observed_by(recipe) if given.searches else recipe
+    table = _table(screen, (calib, groups), model, source, observed, runtime)
     if lifting is not None:
         _lift(screen, (model, table, recipe, parted, output), lifting, runtime)
         return

@@ -81,6 +81,7 @@ def show_sensitivity(screen: Any, model: Path, given: RankFlags, asked: RecipeFl
     from onnxq import pipeline, table_file  # noqa: PLC0415
     from onnxq.cli.common import (  # noqa: PLC0415
         check_order,
+        observed_by,
         recipe_of,
         runtime_of,
         source_of,
@@ -99,7 +100,10 @@ def show_sensitivity(screen: Any, model: Path, given: RankFlags, asked: RecipeFl
     else:
         assert source is not None
         with screen.progress("calibrate") as report:
-            table = pipeline.calibrate(model, source, recipe=recipe, runtime=runtime, report=report)
+            observed = observed_by(recipe)
+            table = pipeline.calibrate(
+                model, source, recipe=observed, runtime=runtime, report=report
+            )
     confirm = CONFIRMED if given.confirm is None else given.confirm
     with screen.steps("confirm", "layers") as step:
         found = sensitivity(

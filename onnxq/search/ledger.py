@@ -1,12 +1,16 @@
 """Which layers were tried to be lifted together, and what came of it."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 
+from onnxq.errors import CalibrationError
 from onnxq.layers import Layer
 from onnxq.numerics.cover import by_weight, by_worth, enough, returned, shortest
 from onnxq.search.costs import Costs
 from onnxq.search.lifting import Bounds, Lifting, LiftProgress
 from onnxq.search.trials import Trial, Workshop
+
+log = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -38,6 +42,7 @@ class Ledger:
         self.ranked, self.costs, self.count = ranked, costs, 1
         self._shop, self._lifting = shop, lifting
         self._ops = {layer.name: layer.op for layer in ranked}
+        self._unable: set[frozenset[str]] = set()
         self._trials: dict[frozenset[str], Trial | None] = {plain.lifted: plain}
 
     @property
@@ -72,11 +77,16 @@ class Ledger:
         return [(layer.name, layer.op) for layer in self.ranked if layer.name in wanted]
 
     def trial(self, names: Iterable[str]) -> Trial | None:
-        """Quantize with layers lifted, unless that was done; None if nothing is left."""
+        """Quantize with layers lifted, unless that was done; None if that is no model."""
         key = frozenset(names)
         if key not in self._trials:
             self.count += 1
-            self._trials[key] = self._shop.trial(self.ordered(key))
+            try:
+                self._trials[key] = self._shop.trial(self.ordered(key))
+            except CalibrationError as error:
+                log.info("these layers cannot be lifted: %s", error)
+                self._trials[key] = None
+                self._unable.add(key)
         return self._trials[key]
 
     def search(self, report: Callable[[LiftProgress], None]) -> None:
@@ -99,7 +109,9 @@ class Ledger:
                 total = self._lifting.trials
                 report(LiftProgress(done=self.count, total=total, name=told, score=score))
             trial = self.trial(names)
-            return trial is None or self._bounds.hold(trial.measured)
+            if trial is None:  # all of it is float, or there is none
+                return frozenset(names) not in self._unable
+            return self._bounds.hold(trial.measured)
 
         for order in (by_worth(effects, work), by_weight(effects)):
             names = self._cheaper([self.ranked[i].name for i in order])

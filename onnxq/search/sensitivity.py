@@ -5,6 +5,7 @@ each adds does to the outputs, alone (`onnxq.layers`). That is a prediction; for
 is put to the test: the model is quantized again with nothing but that layer kept float.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,11 @@ from onnxq.search.emission import Emission
 from onnxq.search.exam import examined
 from onnxq.search.lifting import LiftProgress
 from onnxq.search.samples import read
-from onnxq.search.trials import Measured, Workshop, measured
+from onnxq.search.trials import Measured, Trial, Workshop, measured
 from onnxq.sources import Source
 from onnxq.table import CalibrationTable
+
+log = logging.getLogger(__name__)
 
 CONFIRMED = 5  # layers that are put to the test
 
@@ -153,6 +156,17 @@ def _tested(
             cosine = trial.measured.cosine
             found[layer.name] = Alone(measured=trial.measured, macs=fewer)
     return found
+
+
+def _kept_float(shop: Workshop, layer: Layer) -> Trial | None:
+    """Quantize with one layer kept float; None if it adds nothing, or that is no model."""
+    if layer.effect == 0:
+        return None
+    try:
+        return shop.trial([(layer.name, layer.op)])
+    except CalibrationError as error:
+        log.warning("what keeping %s float buys is not known: %s", layer.name, error)
+        return None
 
 
 def _sensitive(layer: Layer, counted: Costs, tested: Mapping[str, Alone]) -> Sensitive:

@@ -12,6 +12,7 @@ from onnxq.comparison import nearness
 from onnxq.drafting import Draft, draft
 from onnxq.errors import NothingToQuantizeError
 from onnxq.feeds import Batch
+from onnxq.graph.query import label
 from onnxq.graph.session import Runtime, Session
 from onnxq.layers import EFFECT_SAMPLES
 from onnxq.metrics.judge import checked_score
@@ -88,7 +89,7 @@ class Workshop:
         Args:
             layers: Name and operator type of each.
         """
-        rules = tuple(self._rule(name, op) for name, op in layers)
+        rules = tuple(rule for name, op in layers for rule in self._rules(name, op))
         recipe = Recipe(rules=rules).over(self.recipe)
         if not (rules and recipe.tensors):
             return recipe
@@ -97,17 +98,22 @@ class Workshop:
         own |= {weight.name for node in plan.nodes.values() for weight in node.weights}
         return replace(recipe, tensors={k: v for k, v in recipe.tensors.items() if k in own})
 
-    def _rule(self, name: str, op: str) -> NodeRule:
-        """Return the rule that lifts one layer; in 16 bits it keeps what is asked of it besides."""
-        pattern = f"^{re.escape(name)}$"
+    def _rules(self, name: str, op: str) -> Iterator[NodeRule]:
+        """Yield what lifts one layer; in 16 bits it keeps what is asked of it besides."""
         if self.dtype is None:
-            return NodeRule(name=pattern, op=op, quantize=False)
+            for each in [(name, op), *absorbed(self.made, name)]:
+                yield NodeRule(name=exactly(each[0]), op=each[1], quantize=False)
+            return
         asked = next((r for r in self.recipe.rules if r.matches(name, op)), NodeRule(op=op))
         activations = TensorRule(dtype=self.dtype).over(asked.activations)
-        return replace(asked, name=pattern, op=op, activations=activations)
+        yield replace(asked, name=exactly(name), op=op, activations=activations)
 
     def trial(self, layers: Sequence[tuple[str, str]]) -> Trial | None:
-        """Quantize with layers lifted and measure; None if that leaves nothing to quantize."""
+        """Quantize with layers lifted and measure; None if that leaves nothing to quantize.
+
+        Raises:
+            CalibrationError: The table lacks a tensor that is quantized only because of that.
+        """
         lifted = frozenset(name for name, _ in layers)
         try:
             made = draft(
@@ -121,6 +127,26 @@ class Workshop:
         with emitted(made, self.runtime) as session:
             found = measured(self.exam, session, self.level)
         return Trial(lifted=lifted, measured=found, plan=made.plan)
+
+
+def exactly(name: str) -> str:
+    """Return the expression that matches one name."""
+    return f"^{re.escape(name)}$"
+
+
+def absorbed(made: Draft, name: str) -> Iterator[tuple[str, str]]:
+    """Yield name and type of the activation that a node absorbs, if it has integers of its own.
+
+    Beside a float operator it would be quantized by itself, from values nobody observed.
+    """
+    target = made.plan.target
+    for node in made.prepared.graph.nodes:
+        if label(node) != name or not node.outputs or len(node.outputs[0].outputs) != 1:
+            continue
+        after = node.outputs[0].outputs[0]
+        plan = made.plan.nodes.get(after.outputs[0].name) if after.outputs else None
+        if plan is not None and not plan.quantized and after.op in target.absorbs:
+            yield from [(label(after), after.op)] if after.op in target.ops else []
 
 
 @contextmanager

@@ -283,3 +283,31 @@ def test_no_samples_to_check_on(folder: Path) -> None:
             *(MODEL, table_file.load(folder / "m.calib"), RECIPE, None, folder / "k.onnx"),
             lifting=onnxq.Lifting(bounds=onnxq.Bounds(min_cosine=0.999), how=None),
         )
+
+
+def test_the_activation_of_a_lifted_layer_goes_with_it(folder: Path) -> None:
+    recipe = onnxq.Recipe(target="fixed-point")
+    table = table_file.load(folder / "m.calib")
+    bounds = onnxq.Bounds(min_cosine=0.9999)
+    lifting = onnxq.Lifting(bounds=bounds, best_effort=True, trials=3)
+    found = onnxq.lift(MODEL, table, recipe, None, folder / "f.onnx", lifting=lifting)
+    plan = found.quantized.plan
+    rules = {rule.op for rule in found.recipe.rules}
+    assert found.measured[1].cosine > found.measured[0].cosine
+    assert rules >= {"Conv", "Clip"}
+    assert {
+        node.op for node in plan.nodes.values() if node.reason == "kept float by a rule"
+    } == rules
+
+
+def test_a_table_that_lacks_what_lifting_needs_is_no_failure(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxq.search.trials.absorbed", lambda *_: ())  # so Clip stays, unobserved
+    recipe, table = onnxq.Recipe(target="fixed-point"), table_file.load(folder / "m.calib")
+    found = onnxq.sensitivity(MODEL, table, recipe, confirm=1)
+    assert found.layers[0].alone is None
+    assert f"what keeping {found.layers[0].layer.name} float buys is not known" in caplog.text
+    lifting = onnxq.Lifting(bounds=onnxq.Bounds(min_cosine=0.9999), trials=2)
+    with pytest.raises(QualityError, match="nothing written"):
+        onnxq.lift(MODEL, table, recipe, None, folder / "u.onnx", lifting=lifting)
