@@ -151,7 +151,7 @@ def _tested(
     found: dict[str, Alone] = {}
     for number, layer in enumerate(layers):
         report(LiftProgress(done=number, total=len(layers), name=layer.name, score=cosine))
-        if layer.effect > 0 and (trial := shop.trial([(layer.name, layer.op)])) is not None:
+        if (trial := _kept_float(shop, layer)) is not None:
             fewer = counted.integer(shop.made.plan) - counted.integer(trial.plan)
             cosine = trial.measured.cosine
             found[layer.name] = Alone(measured=trial.measured, macs=fewer)
