@@ -16,14 +16,19 @@ if TYPE_CHECKING:
     from onnxq.recipe import NodeRule, Recipe, TensorRule
     from onnxq.search.anneal import anneal
     from onnxq.search.cooling import Cooling
+    from onnxq.search.lift import lift
+    from onnxq.search.lifting import Bounds, Lifting
+    from onnxq.search.sensitivity import sensitivity
     from onnxq.search.settings import Tuning
     from onnxq.search.tune import tune
     from onnxq.sources import Source
 
 __all__ = [
+    "Bounds",
     "Collection",
     "Cooling",
     "Cut",
+    "Lifting",
     "NodeRule",
     "OnnxqError",
     "Recipe",
@@ -34,14 +39,18 @@ __all__ = [
     "anneal",
     "calibrate",
     "compare",
+    "lift",
     "quantize",
+    "sensitivity",
     "tune",
 ]
 
 _HOME = {
+    "Bounds": "search.lifting",
     "Collection": "calibrating",
     "Cooling": "search.cooling",
     "Cut": "feeds",
+    "Lifting": "search.lifting",
     "NodeRule": "recipe",
     "OnnxqError": "errors",
     "Recipe": "recipe",
@@ -52,7 +61,9 @@ _HOME = {
     "anneal": "search.anneal",
     "calibrate": "calibrating",
     "compare": "pipeline",
+    "lift": "search.lift",
     "quantize": "pipeline",
+    "sensitivity": "search.sensitivity",
     "tune": "search.tune",
 }
 

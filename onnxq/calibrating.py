@@ -85,7 +85,7 @@ def calibrate(
         CalibrationError: The data does not fit the model, or the checkpoint the run.
         Interrupted: Ctrl-C; what there is so far is in the checkpoint.
     """
-    runtime, collection = runtime or Runtime(), collection or _collection(recipe)
+    runtime, collection = runtime or Runtime(), collection or collection_for(recipe)
     workers, runtime = _hands(collection.workers, runtime)
     prepared = io.load(model)
     prepare(prepared)
@@ -117,7 +117,7 @@ def calibrate(
         raise Interrupted(f"go on with --resume: {collection.checkpoint}") from None
 
 
-def _collection(recipe: Recipe | None) -> Collection:
+def collection_for(recipe: Recipe | None) -> Collection:
     """Return what a recipe needs: weights are reconstructed on many samples."""
     many = recipe is not None and recipe.reconstruct
     return Collection(keep_samples=RECONSTRUCTED) if many else Collection()

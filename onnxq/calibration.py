@@ -41,9 +41,11 @@ def statistics(table: CalibrationTable, model: Model, plan: Plan) -> dict[str, T
         else:
             missing.append(name)
     if missing:
+        cure = "calibrate again with this recipe"
+        if plan.recipe.rescales:
+            cure = "what was rescaled is observed again if you give the calibration data, --data"
         raise CalibrationError(
-            f"the calibration table lacks tensor {missing[0]!r} ({len(missing)} in all): "
-            "calibrate again with this recipe"
+            f"the calibration table lacks tensor {missing[0]!r} ({len(missing)} in all): {cure}"
         )
     groups = {name: [name, *plan.activations[name].group] for name in found}
     return {name: reduce(merge, (found[each] for each in group)) for name, group in groups.items()}

@@ -10,7 +10,6 @@ from onnxq.errors import ModelError
 from onnxq.feeds import Batch
 from onnxq.graph.io import Model
 from onnxq.graph.session import Recorded, Runtime, Session
-from onnxq.observing import completed
 from onnxq.parameters import activation_params, weight_params
 from onnxq.passes import PassReport
 from onnxq.plan import Plan
@@ -20,8 +19,6 @@ from onnxq.recipe import Recipe
 from onnxq.reconstruction import Used
 from onnxq.reordering import Reordering, is_reordered, reordered
 from onnxq.repairs import Repaired, check_samples, repaired
-from onnxq.rescaling import is_rescaled
-from onnxq.sources import Source
 from onnxq.table import CalibrationTable
 from onnxq.types import QuantParams, TensorStats
 
@@ -71,8 +68,8 @@ def draft(
     recipe: Recipe,
     *,
     max_opset: int | None = None,
+    like: Draft | None = None,
     runtime: Runtime,
-    source: Source | None = None,
 ) -> Draft:
     """Do all that comes before emitting.
 
@@ -81,8 +78,9 @@ def draft(
         table: Its calibration table.
         recipe: What is asked.
         max_opset: Newest operator set the result may need; None for any.
+        like: A draft of the same model and table by another recipe: the float model is not run
+            on the kept samples again, nor what the passes did checked again.
         runtime: How to run models.
-        source: The data of the table, for what passes rescale; None if it is not at hand.
 
     Raises:
         ModelError: The model cannot be loaded, or holds nothing to quantize.
@@ -92,19 +90,17 @@ def draft(
     """
     if recipe.smooth is not None:
         check_samples("smooth", fit_samples(table))
-    table = completed(model, table, recipe, source, runtime)
     prepared, plan, passes, before = plan_model(model, recipe, table, max_opset, runtime)
     seen = calibration.statistics(table, prepared, plan)
     samples = kept_samples(table)
-    reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
-    _check_function(prepared, reference, samples, runtime)
+    reference = like.reference if like else _reference(model, prepared, samples, runtime)
     fit, moved = fit_samples(table), None
     if is_reordered(recipe):
         check_samples("reorder", fit)
         plan, moved = reordered(prepared, plan, fit, runtime)
     used = Used(activations=activation_params(plan, seen), weights=weight_params(plan, prepared))
     repairs = repaired(prepared, plan, used, fit, runtime)
-    if moved or is_rescaled(recipe) or repairs.fitted:
+    if moved or recipe.rescales or repairs.fitted:
         samples = samples[1::2] or samples  # what was fitted is no check
     return Draft(
         prepared=prepared,
@@ -132,6 +128,13 @@ def fit_samples(table: CalibrationTable) -> list[Batch]:
 def _batches(feeds: Iterable[Feed]) -> list[Batch]:
     """Return feeds as batches of one sample."""
     return [Batch(inputs=feed, labels={}, samples=1, splittable=False) for feed in feeds]
+
+
+def _reference(model: Path, prepared: Model, samples: list[Batch], runtime: Runtime) -> Session:
+    """Run the float model on samples, and check that preparing did not change what it computes."""
+    reference = Recorded(Session(model, runtime), [sample.inputs for sample in samples])
+    _check_function(prepared, reference, samples, runtime)
+    return reference
 
 
 def _check_function(

@@ -2,7 +2,8 @@
 
     OnnxqError
     ├── UsageError          2  bad flags, missing file
-    ├── ModelError          3  unreadable, fails the checker, nothing to quantize
+    ├── ModelError          3  unreadable, fails the checker
+    │   └── NothingToQuantizeError
     ├── CalibrationError    4  reader empty, wrong input, NaN, table of another model
     │   └── EmptyShardError    fewer batches than shards
     ├── RecipeError         5  unknown key, rule that matches nothing
@@ -43,6 +44,10 @@ class ModelError(OnnxqError):
     """The model cannot be read, checked or run, or holds nothing to quantize."""
 
     exit_code = 3
+
+
+class NothingToQuantizeError(ModelError):
+    """The model holds nothing to quantize, or the recipe leaves nothing."""
 
 
 class CalibrationError(OnnxqError):

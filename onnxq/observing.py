@@ -5,15 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxq import collect
-from onnxq.errors import CalibrationError
 from onnxq.graph import io
 from onnxq.graph.io import Model
 from onnxq.graph.session import Runtime
 from onnxq.passes.prepare import prepare
-from onnxq.plan import resolve
+from onnxq.plan import observable, resolve
 from onnxq.planning import target_of
 from onnxq.recipe import Recipe
-from onnxq.rescaling import is_rescaled, rescaled
+from onnxq.rescaling import rescaled
 from onnxq.sources import Source, batches_of
 from onnxq.table import CalibrationTable
 
@@ -37,7 +36,7 @@ def completed(
     path: Path,
     table: CalibrationTable,
     recipe: Recipe,
-    source: Source | None,
+    source: Source,
     runtime: Runtime,
 ) -> CalibrationTable:
     """Observe what passes rescaled, in the rescaled model, and add it to a table.
@@ -49,13 +48,10 @@ def completed(
         path: The float model.
         table: Its calibration table.
         recipe: What is asked.
-        source: The data the table was made of; None if it is not at hand.
+        source: The data the table was made of.
         runtime: How to run the model.
-
-    Raises:
-        CalibrationError: There is something to observe, and no data.
     """
-    if not is_rescaled(recipe):
+    if not recipe.rescales:
         return table
     model = io.load(path)
     if model.sha256 != table.model_sha256:
@@ -66,18 +62,15 @@ def completed(
     lacking = _lacking(model, table, recipe, known)
     if not (lacking.tensors or lacking.channels):
         return table
-    if source is None:
-        raise CalibrationError(
-            f"the calibration table lacks what was rescaled, {lacking.tensors[0]!r} among "
-            f"{len(lacking.tensors)} tensors: give the calibration data too, with --data"
-        )
     return _added(model, table, lacking, source, runtime)
 
 
 def _lacking(model: Model, table: CalibrationTable, recipe: Recipe, known: set[str]) -> Lacking:
-    """Return what a plan needs of tensors that were not there before."""
-    plan = resolve(model, target_of(recipe), recipe)
-    tensors = [n for n in plan.observed if n not in known and n not in table.tensors]
+    """Return what a plan, or one with other nodes left float, needs of tensors that are new."""
+    hardware = target_of(recipe)
+    plan = resolve(model, hardware, recipe)
+    wanted = dict.fromkeys([*plan.observed, *observable(model, hardware)])
+    tensors = [n for n in wanted if n not in known and n not in table.tensors]
     channels = {n: axis for n, axis in plan.channels.items() if n not in known}
     return Lacking(tensors=tuple(dict.fromkeys([*tensors, *channels])), channels=channels)
 

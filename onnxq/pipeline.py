@@ -7,6 +7,7 @@ print(compare(Path("model.onnx"), Path("model.int8.onnx"), Source("eval/")).cosi
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from onnxq.graph.opset import lowest_onnxruntime, raise_opset
 from onnxq.graph.session import Runtime, Session
 from onnxq.layers import Layer, rank
 from onnxq.metrics.answers import Metric
+from onnxq.observing import completed
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan
 from onnxq.recipe import Recipe, dumps, order_file
@@ -97,7 +99,9 @@ def quantize(  # noqa: PLR0913 - what to hold and what to tell is a keyword each
     inputs = [*io.files_of(model), *([order] if order else [])]
     for suffix in ("", ".data", *SIDECARS):
         check_target(output.with_name(f"{output.name}{suffix}"), inputs)
-    made = draft(model, table, recipe, max_opset=limits.max_opset, runtime=runtime, source=source)
+    if source is not None:
+        table = completed(model, table, recipe, source, runtime)
+    made = draft(model, table, recipe, max_opset=limits.max_opset, runtime=runtime)
     prepared, plan, samples, reference = made.prepared, made.plan, made.samples, made.reference
     emitted = emit(prepared, plan, made.activations, made.weights)
     _record(prepared, plan, table, made.reordering)
@@ -154,6 +158,25 @@ def _prepared(path: Path, quantized: Model) -> Model:
     return model
 
 
+def ranked(
+    reference: Path, quantized: Path, data: Iterable[Batch], runtime: Runtime
+) -> list[Layer]:
+    """Rank the layers of a quantized file by the error they add, worst first.
+
+    Args:
+        reference: The float model.
+        quantized: What became of it.
+        data: Batches, see `onnxq.layers.rank`.
+        runtime: How to run the models.
+
+    Raises:
+        ModelError: The quantized model has no layers, was not made from the float model, or a
+            model cannot run.
+    """
+    after = io.load(quantized)
+    return rank(_prepared(reference, after), after, data, runtime)
+
+
 def _worst(
     model: Path, result: Path, samples: list[Batch], check: Comparison | None, runtime: Runtime
 ) -> tuple[Layer, ...]:
@@ -161,8 +184,7 @@ def _worst(
     if check is None or not check.cosine < WARN_COSINE:
         return ()
     try:
-        after = io.load(result)
-        return tuple(rank(_prepared(model, after), after, samples, runtime))
+        return tuple(ranked(model, result, samples, runtime))
     except ModelError as error:  # the result stands without it
         log.info("the layers cannot be ranked: %s", error)
         return ()
@@ -234,9 +256,7 @@ def compare(  # noqa: PLR0913 - what to measure is a keyword each
     timed = _latency(reference, quantized, source, runtime) if measure_latency else None
     layers = None
     if measure_layers:
-        after = io.load(quantized)
-        before = _prepared(reference, after)
-        layers = tuple(rank(before, after, batches_of(source, sessions[0]), runtime))
+        layers = tuple(ranked(reference, quantized, batches_of(source, sessions[0]), runtime))
     return Compared(
         comparison=found,
         sizes=(io.size_of(reference), io.size_of(quantized)),

@@ -17,7 +17,7 @@ from onnxq.choose import (
     readers,
     refusal,
 )
-from onnxq.errors import ModelError, RecipeError
+from onnxq.errors import NothingToQuantizeError, RecipeError
 from onnxq.granularity import activation_tile, blocked, wants_channels
 from onnxq.graph.io import Constant, Model, Node, Tensor
 from onnxq.graph.query import is_standard, label, tensor_types
@@ -164,7 +164,7 @@ def resolve(
     Raises:
         RecipeError: A rule matches no node, or names an unknown algorithm or type.
         UnsupportedError: The target has no such element type.
-        ModelError: Nothing can be quantized.
+        NothingToQuantizeError: Nothing can be quantized.
     """
     context = replace(_context(model, target, recipe), unfit=unfit or {}, whole=whole or {})
     _check_rules(context)
@@ -176,7 +176,7 @@ def resolve(
             for n in context.model.graph.nodes
             if n.outputs
         ]
-        raise ModelError(
+        raise NothingToQuantizeError(
             f"{model.path}: nothing to quantize: {_summary(context, [*found, *inside.values()])}"
         )
     activations = _activations(context, chosen)

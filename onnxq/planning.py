@@ -14,7 +14,7 @@ from onnxq.passes import PassReport
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, resolve
 from onnxq.recipe import Recipe
-from onnxq.rescaling import is_rescaled, rescaled
+from onnxq.rescaling import rescaled
 from onnxq.table import CalibrationTable
 from onnxq.targets import Target, target
 
@@ -65,7 +65,7 @@ def plan_model(
             len(fixed),
         )
     passes = prepare(prepared)
-    if is_rescaled(recipe):
+    if recipe.rescales:
         passes += rescaled(prepared, recipe, table.kept.fit, runtime or Runtime())
     plan = resolve(prepared, target_of(recipe), recipe)
     needed, feature = required_opset(plan)

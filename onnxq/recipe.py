@@ -211,6 +211,11 @@ class Recipe:
             },
         )
 
+    @property
+    def rescales(self) -> bool:
+        """Whether it asks for a pass that rescales channels."""
+        return bool(self.equalize) or self.smooth is not None
+
     def named(self, tensor: str) -> TensorRule:
         """Return what is asked of a tensor by its name."""
         return self.tensors.get(tensor, TensorRule())

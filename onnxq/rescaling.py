@@ -15,11 +15,6 @@ from onnxq.recipe import Recipe
 from onnxq.types import Array
 
 
-def is_rescaled(recipe: Recipe) -> bool:
-    """Say whether a recipe asks for a pass that rescales channels."""
-    return bool(recipe.equalize) or recipe.smooth is not None
-
-
 def rescaled(
     model: Model, recipe: Recipe, feeds: Sequence[Feed], runtime: Runtime
 ) -> list[PassReport]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from onnxq.cli.console import Screen
 from onnxq.cli.options import key_values
 from onnxq.cli.recipe_flags import RecipeFlags
 from onnxq.errors import UsageError
@@ -17,6 +18,8 @@ from onnxq.pipeline import Source
 from onnxq.ranges.outlier_var import OutlierVar
 from onnxq.recipe import NodeRule, Recipe, TensorRule, block, channels, crossbar_size, load
 from onnxq.registry import parsed
+from onnxq.table import CalibrationTable
+from onnxq.targets import names
 
 OUTLIER_VAR = OutlierVar.name
 
@@ -52,6 +55,61 @@ def _shard(text: str | None) -> tuple[int, int]:
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise UsageError(f"--shard {text!r}: write I/N with 0 ≤ I < N, e.g. 0/4")
     return int(index), int(count)
+
+
+def observed_by(recipe: Recipe) -> Recipe | None:
+    """Return what calibration shall observe for a recipe that layers may be taken out of.
+
+    That is what any recipe for a shipped target may ask for, since neighbours of a float layer
+    can be quantized otherwise; scales a channel, and targets of the user's, need the recipe.
+    """
+    shipped = recipe.target is None or recipe.target in names()
+    whole = recipe.activations.granularity in (None, "tensor")
+    return None if shipped and whole else recipe
+
+
+def table_of(
+    screen: Screen,
+    model: Path,
+    calib: Path | None,
+    source: Source | None,
+    recipe: Recipe,
+    runtime: Runtime,
+    *,
+    groups: str | None = None,
+    every: bool = False,
+) -> CalibrationTable:
+    """Read a calibration table, or make one; data adds what passes of the recipe rescale.
+
+    Args:
+        screen: Shows progress.
+        model: The float model.
+        calib: The table's file; None to calibrate now.
+        source: The calibration data, if it is at hand.
+        recipe: What the table is for.
+        runtime: How to run the model.
+        groups: Use only these groups of the file.
+        every: Observe what `observed_by` says.
+    """
+    from onnxq import pipeline, table_file  # noqa: PLC0415
+    from onnxq.calibrating import collection_for  # noqa: PLC0415
+    from onnxq.observing import completed  # noqa: PLC0415
+
+    if calib is not None:
+        table = table_file.load(calib)
+        table = table.only(numbers_of(groups, "--groups")) if groups is not None else table
+    else:
+        assert source is not None
+        observed = observed_by(recipe) if every else recipe
+        with screen.progress("calibrate") as report:
+            table = pipeline.calibrate(
+                *(model, source),
+                recipe=observed,
+                collection=collection_for(recipe),
+                runtime=runtime,
+                report=report,
+            )
+    return table if source is None else completed(model, table, recipe, source, runtime)
 
 
 def numbers_of(text: str, flag: str) -> list[int]:

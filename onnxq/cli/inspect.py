@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxq.cli import options
+from onnxq.cli.rank_flags import RankFlags
 from onnxq.cli.recipe_flags import RecipeFlags
 from onnxq.cli.spelling import spelled
 
@@ -31,6 +32,7 @@ def inspect(
         ),
     ] = None,
     *,
+    given: RankFlags,
     asked: RecipeFlags,
     json: options.Json = None,
     quiet: options.Quiet = False,
@@ -42,8 +44,12 @@ def inspect(
     Of a table: a row for every tensor, the most outlier-like ends first; or with --tensor one of
     them. The flags that say how to quantize go with --plan; those about activations with --tensor.
     With --plan and --reorder also which channels can change places, and why the others cannot.
+    With --sensitivity and data or a table: every layer of the quantized model, what its error does
+    to the outputs, and what it costs to run.
 
     [bold]onnxq inspect model.onnx --plan --exclude '^/head/'[/bold]
+
+    [bold]onnxq inspect model.onnx --sensitivity --data calib/[/bold]
 
     [bold]onnxq inspect model.calib --tensor logits --activations int8 --symmetric[/bold]
     """
@@ -51,15 +57,25 @@ def inspect(
     from onnxq.errors import UsageError  # noqa: PLC0415
     from onnxq.table_file import is_table  # noqa: PLC0415
 
-    screen = Screen(quiet=quiet, verbose=verbose, to=json, beside=[file])
+    given.check()
+    read = [Path(each) for each in (given.calib, given.data, asked.recipe) if each]
+    screen = Screen(quiet=quiet, verbose=verbose, to=json, beside=[file, *read])
     if is_table(file):
         from onnxq.cli.inspect_table import show  # noqa: PLC0415
 
-        if plan:
-            raise UsageError("--plan is for models; of a table, --tensor NAME shows one tensor")
+        if plan or given.sensitivity:
+            raise UsageError(
+                "--plan and --sensitivity are for models; of a table, --tensor NAME shows a tensor"
+            )
         show(screen, file, tensor, asked)
     elif tensor is not None:
         raise UsageError("--tensor is for calibration tables; of a model, --plan lists all tensors")
+    elif given.sensitivity:
+        if plan:
+            raise UsageError("--plan and --sensitivity show different things: give one of them")
+        from onnxq.cli.rank_flags import show_sensitivity  # noqa: PLC0415
+
+        show_sensitivity(screen, file, given, asked)
     else:
         _show_model(screen, file, asked, plan=plan)
 
@@ -76,7 +92,7 @@ def _show_model(screen: Any, model: Path, asked: RecipeFlags, *, plan: bool) -> 
     elif asked == RecipeFlags():
         _show_summary(screen, model)
     else:
-        raise UsageError("flags that say how to quantize mean something with --plan only")
+        raise UsageError("flags that say how to quantize go with --plan or --sensitivity")
 
 
 def _show_summary(screen: Any, model: Path) -> None:

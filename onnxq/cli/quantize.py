@@ -1,11 +1,12 @@
 """``onnxq quantize``: write the quantized model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from onnxq.cli import options
+from onnxq.cli.lift_flags import LiftFlags
 from onnxq.cli.recipe_flags import RecipeFlags
 from onnxq.cli.spelling import spelled
 
@@ -27,7 +28,7 @@ def quantize(
         typer.Option(
             "--data",
             "-d",
-            help="Calibrate now, on this data; with --calib, the data of that table, for what "
+            help="Calibrate now, on this data; with --calib, check bounds on it and observe what "
             "--equalize or --smooth rescales.",
             rich_help_panel=options.DATA,
         ),
@@ -39,12 +40,7 @@ def quantize(
     batch_size: options.BatchSize = 8,
     import_path: options.ImportPath = None,
     asked: RecipeFlags,
-    min_cosine: Annotated[
-        float | None,
-        typer.Option(
-            min=-1.0, max=1.0, help="Refuse a result farther than this from the float model."
-        ),
-    ] = None,
+    given: LiftFlags,
     max_opset: Annotated[
         int | None, typer.Option(min=10, help="Refuse to write a newer operator set.")
     ] = None,
@@ -58,52 +54,70 @@ def quantize(
     """Write the quantized model, checked and compared with the float model.
 
     [bold]onnxq quantize model.onnx --calib model.calib -o model.int8.onnx[/bold]
-    """
-    from rich.markup import escape  # noqa: PLC0415
 
-    from onnxq import pipeline, table_file  # noqa: PLC0415
+    [bold]onnxq quantize model.onnx --data labelled/ --max-drop 0.005 --fallback float -o
+    model.int8.onnx[/bold]
+    """
+    from onnxq import pipeline  # noqa: PLC0415
     from onnxq.cli.common import (  # noqa: PLC0415
         check_order,
-        numbers_of,
         recipe_of,
         runtime_of,
         source_of,
+        table_of,
     )
     from onnxq.cli.console import Screen  # noqa: PLC0415
+    from onnxq.cli.search_flags import tell  # noqa: PLC0415
     from onnxq.errors import UsageError  # noqa: PLC0415
     from onnxq.files import check_target  # noqa: PLC0415
     from onnxq.report.plain import quantized_dict  # noqa: PLC0415
-    from onnxq.report.text import quantized_lines  # noqa: PLC0415
-    from onnxq.rescaling import is_rescaled  # noqa: PLC0415
     from onnxq.results import SIDECARS  # noqa: PLC0415
 
+    given.check()
     if calib is None and data is None:
         raise UsageError("give --calib FILE or --data PATH")
     if groups is not None and calib is None:
         raise UsageError("--groups names groups of a table: give it with --calib")
-    own = [output.with_name(f"{output.name}{suffix}") for suffix in ("", ".data", *SIDECARS)]
-    beside = [model, *own, *(Path(given) for given in (calib, data, asked.recipe) if given)]
-    screen = Screen(quiet=quiet, verbose=verbose, to=json, beside=beside)
+    suffixes = ("", ".data", ".recipe.yaml", *SIDECARS)
+    own = [output.with_name(f"{output.name}{suffix}") for suffix in suffixes]
+    read = [Path(each) for each in (calib, data, given.eval_data, asked.recipe) if each]
+    screen = Screen(quiet=quiet, verbose=verbose, to=json, beside=[model, *own, *read])
     recipe = recipe_of(asked)
     check_order(recipe)
-    limits = pipeline.Limits(min_cosine=min_cosine, max_opset=max_opset)
     runtime = runtime_of(provider, threads, custom_ops)
-    check_target(output, [model] + ([calib] if calib else []))
-    source = None
-    if data is not None:
-        source = source_of(data, reader, data_option, import_path, (batch_size, samples, None))
-    if calib is not None:
-        if source is not None and not is_rescaled(recipe):
-            raise UsageError("--data beside --calib is for what --equalize or --smooth rescales")
-        table = table_file.load(calib)
-        table = table.only(numbers_of(groups, "--groups")) if groups is not None else table
-    else:
-        assert source is not None
-        with screen.progress("calibrate") as report:
-            table = pipeline.calibrate(model, source, recipe=recipe, runtime=runtime, report=report)
-    result = pipeline.quantize(
-        model, table, recipe, output, limits=limits, runtime=runtime, source=source
+    if calib and data and not (given.searches or recipe.rescales):
+        raise UsageError(
+            "--data beside --calib is for --fallback, --max-drop, --equalize and --smooth"
+        )
+    for written in (output, *(own[2:3] if given.searches else ())):
+        check_target(written, [model, *read])
+    more = (reader, [*(data_option or []), *given.label_options], import_path)
+    source, other = (
+        source_of(path, *more, (batch_size, most, None)) if path else None
+        for path, most in ((data, samples), (given.eval_data, None))
     )
-    for line in quantized_lines(result):
-        screen.print(escape(line))
-    screen.json(quantized_dict(result))
+    parted = given.samples(source, other)
+    lifting = given.lifting(max_opset) if given.searches else None
+    source = parted[0] if parted else source
+    table = table_of(
+        *(screen, model, calib, source, recipe, runtime),
+        groups=groups,
+        every=given.searches,
+    )
+    if lifting is not None:
+        _lift(screen, (model, table, recipe, parted, output), lifting, runtime)
+        return
+    limits = pipeline.Limits(min_cosine=given.min_cosine, max_opset=max_opset)
+    result = pipeline.quantize(model, table, recipe, output, limits=limits, runtime=runtime)
+    tell(screen, result, (), quantized_dict(result))
+
+
+def _lift(screen: Any, asked: tuple[Any, ...], lifting: Any, runtime: Any) -> None:
+    """Write the model, as much of it lifted as the bounds need, and tell of it."""
+    from onnxq.cli.search_flags import tell  # noqa: PLC0415
+    from onnxq.report.lifting import lifted_dict, lifted_tables  # noqa: PLC0415
+    from onnxq.search.lift import lift  # noqa: PLC0415
+
+    with screen.steps("quantize", "trials") as step:
+        result = lift(*asked, lifting=lifting, runtime=runtime, report=step)
+    tell(screen, result.quantized, lifted_tables(result), lifted_dict(result))

@@ -134,8 +134,13 @@ def setup(
         beside: What the command writes beside the model.
         check: Refuses what of the recipe means nothing to the command.
     """
-    from onnxq import pipeline, table_file  # noqa: PLC0415
-    from onnxq.cli.common import metric_of, recipe_of, runtime_of, source_of  # noqa: PLC0415
+    from onnxq.cli.common import (  # noqa: PLC0415
+        metric_of,
+        recipe_of,
+        runtime_of,
+        source_of,
+        table_of,
+    )
     from onnxq.cli.console import Screen  # noqa: PLC0415
     from onnxq.files import check_target  # noqa: PLC0415
     from onnxq.metrics.unlabelled import Cosine  # noqa: PLC0415
@@ -169,13 +174,7 @@ def setup(
     )
     data = parts(source, other)
     metric = metric_of(given.metric, given.metric_option) or Cosine()
-    if given.calib is not None:
-        table = table_file.load(given.calib)
-    else:
-        with screen.progress("calibrate") as report:
-            table = pipeline.calibrate(
-                model, data[0], recipe=recipe, runtime=runtime, report=report
-            )
+    table = table_of(screen, model, given.calib, data[0], recipe, runtime)
     return Setup(
         screen=screen, recipe=recipe, runtime=runtime, data=data, metric=metric, table=table
     )

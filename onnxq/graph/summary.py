@@ -2,14 +2,18 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import onnx
 
-from onnxq.graph.io import Model, Node, sync
+from onnxq.graph.io import Constant, Model, Node, sync
 from onnxq.graph.opset import lowest_onnxruntime
 from onnxq.graph.query import TensorType, is_standard, label, tensor_types
+from onnxq.graph.session import Runtime, values_of
+from onnxq.readers import Feed
+
+MULTIPLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what is made of multiply-adds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +92,50 @@ def multiply_adds(model: Model, types: Mapping[str, TensorType]) -> dict[str, in
     """
     found: dict[str, int | None] = {}
     for node in model.graph.nodes:
-        if is_standard(node) and node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        if is_standard(node) and node.op in MULTIPLY:
             found[label(node)] = _multiply_adds(node, types)
     return found
+
+
+def observed_types(
+    model: Model, names: Iterable[str], feed: Feed, runtime: Runtime
+) -> dict[str, TensorType]:
+    """Return element types and shapes; those left open that count are what one sample shows.
+
+    Args:
+        model: The model.
+        names: Tensors whose shapes count besides those that tell of multiply-adds.
+        feed: One sample.
+        runtime: How to run the model.
+
+    Raises:
+        ModelError: The model cannot run.
+    """
+    types = tensor_types(model)
+    there = model.graph.tensors()
+    counting = dict.fromkeys([*_telling(model), *names])
+    wanted = [
+        name
+        for name in counting
+        if name in there and not isinstance(there[name], Constant) and _is_open(types.get(name))
+    ]
+    for values in values_of(model, wanted, [feed], runtime):
+        for name in wanted:
+            known = types.get(name, TensorType("unknown", None))
+            types[name] = replace(known, shape=tuple(values[name].shape))
+    return types
+
+
+def _telling(model: Model) -> Iterator[str]:
+    """Yield the tensors whose shapes tell of multiply-adds."""
+    for node in model.graph.nodes:
+        if is_standard(node) and node.op in MULTIPLY:
+            yield from (node.inputs[0].name, node.inputs[1].name, node.outputs[0].name)
+
+
+def _is_open(found: TensorType | None) -> bool:
+    """Say whether a size is not known."""
+    return found is None or found.shape is None or None in found.shape
 
 
 def _multiply_adds(node: Node, types: Mapping[str, TensorType]) -> int | None:

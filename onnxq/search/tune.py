@@ -145,7 +145,7 @@ def tune(  # noqa: PLR0913 - like quantize, and how to tune
             result = pipeline.quantize(model, table, tuned, output, explain=False, runtime=runtime)
             side = sides(exam, (before, Session(output, runtime)))
         other = sides(others, (before, Session(output, runtime)))
-    _write_recipe(tuned, recipe_path(output))
+    write_recipe(tuned, recipe_path(output))
     if tuning.checkpoint is not None:
         tuning.checkpoint.unlink(missing_ok=True)
     return Tuned(
@@ -164,7 +164,7 @@ def tune(  # noqa: PLR0913 - like quantize, and how to tune
     )
 
 
-def _write_recipe(recipe: Recipe, path: Path) -> None:
+def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write a recipe as YAML."""
     with staged(path) as temporary:
         temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")

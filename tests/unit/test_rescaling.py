@@ -5,7 +5,7 @@ import numpy as np
 from onnxq.graph.io import from_proto
 from onnxq.graph.session import Runtime
 from onnxq.recipe import Recipe
-from onnxq.rescaling import is_rescaled, maxima, rescaled
+from onnxq.rescaling import maxima, rescaled
 from tests.graphs import build
 
 ONE = Runtime(threads=1)
@@ -32,8 +32,8 @@ def test_what_is_not_finite_says_nothing() -> None:
 
 
 def test_a_recipe_asks_for_each_pass_by_itself() -> None:
-    assert not is_rescaled(Recipe(equalize=False))
-    assert is_rescaled(Recipe(smooth=0.0))
+    assert not Recipe(equalize=False).rescales
+    assert Recipe(smooth=0.0).rescales
     model = from_proto(build(NET))
     feeds = [feed([1, 1, 1])]
     asked = {"equalize": Recipe(equalize=True), "smooth": Recipe(smooth=0.5)}

@@ -1,0 +1,138 @@
+"""The flags that say what a quantized model must hold, and what to do if it does not."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onnxq.cli import options
+
+if TYPE_CHECKING:  # heavy, and not every command lifts
+    from onnxq.search.lifting import Lifting
+    from onnxq.sources import Source
+
+BOUNDS = "Bounds on what is lost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiftFlags:
+    """What must hold and how to get there; each field is a flag, and what it means is its help."""
+
+    min_cosine: Annotated[
+        float | None,
+        typer.Option(
+            min=-1.0,
+            max=1.0,
+            help="Refuse a result farther than this from the float model.",
+            rich_help_panel=BOUNDS,
+        ),
+    ] = None
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Refuse a result that scores lower than the float model by more than this, e.g. "
+            "0.005: half a point; needs labelled data.",
+            rich_help_panel=BOUNDS,
+        ),
+    ] = None
+    fallback: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float|16bit",
+            help="Where a bound is missed, keep as few multiply-adds as it takes float, or give "
+            "layers 16-bit activations.",
+            rich_help_panel=BOUNDS,
+        ),
+    ] = None
+    best_effort: Annotated[
+        bool,
+        typer.Option(
+            "--best-effort",
+            help="Where --fallback cannot reach a bound, write the nearest and warn.",
+            rich_help_panel=BOUNDS,
+        ),
+    ] = False
+    eval_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure the result on this too; by default every fifth sample of --data is held "
+            "out for it. With --fallback or --max-drop.",
+            rich_help_panel=options.DATA,
+        ),
+    ] = None
+    metric: options.MetricName = None
+    metric_option: options.MetricOptions = None
+    labels: options.Labels = None
+
+    @property
+    def searches(self) -> bool:
+        """Whether the result is measured, and layers lifted, on samples of its own."""
+        return self.fallback is not None or self.max_drop is not None
+
+    def lifting(self, max_opset: int | None) -> "Lifting":
+        """Return what the flags ask for.
+
+        Raises:
+            UsageError: They mean nothing without others.
+            OnnxqError: The metric is none, see `onnxq.cli.common.metric_of`.
+        """
+        from onnxq.cli.common import metric_of  # noqa: PLC0415
+        from onnxq.search.lifting import Bounds, Lifting  # noqa: PLC0415
+
+        lifting = Lifting(
+            bounds=Bounds(min_cosine=self.min_cosine, max_drop=self.max_drop),
+            how=self.fallback,
+            best_effort=self.best_effort,
+            max_opset=max_opset,
+        )
+        metric = metric_of(self.metric, self.metric_option)
+        return lifting if metric is None else replace(lifting, metric=metric)
+
+    def check(self) -> None:
+        """Refuse flags that mean nothing without others.
+
+        Raises:
+            UsageError: There are such.
+        """
+        from onnxq.errors import UsageError  # noqa: PLC0415
+
+        if self.fallback is not None and self.min_cosine is None and self.max_drop is None:
+            raise UsageError("--fallback needs a bound: --min-cosine X or --max-drop X")
+        if self.best_effort and self.fallback is None:
+            raise UsageError("--best-effort is about what --fallback cannot reach: give both")
+        if self.max_drop is None and (self.metric or self.metric_option or self.labels):
+            raise UsageError("--metric, --metric-option and --labels are what --max-drop counts in")
+        if self.eval_data is not None and not self.searches:
+            raise UsageError("--eval-data measures what --fallback or --max-drop asks for")
+
+    @property
+    def label_options(self) -> list[str]:
+        """The option of a reader that says where labels are."""
+        return [f"labels={self.labels}"] if self.labels else []
+
+    def samples(
+        self, source: "Source | None", evaluation: "Source | None"
+    ) -> "tuple[Source, Source] | None":
+        """Return the samples to choose on and those to measure on; None for those of the table.
+
+        Args:
+            source: Of ``--data``.
+            evaluation: Of ``--eval-data``; beside a table it is parted alone.
+
+        Raises:
+            CalibrationError: There are none with labels, and a metric needs them.
+        """
+        from onnxq.errors import CalibrationError  # noqa: PLC0415
+        from onnxq.search.samples import parts  # noqa: PLC0415
+
+        if self.searches and source is not None:
+            return parts(source, evaluation)
+        if self.searches and evaluation is not None:
+            return parts(evaluation, None)
+        if self.max_drop is not None:
+            raise CalibrationError(
+                "--max-drop needs labelled data, and a table keeps no labels: add --data or "
+                "--eval-data"
+            )
+        return None
