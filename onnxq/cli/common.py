@@ -1,5 +1,6 @@
 """From flags to the values the library takes."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,7 @@ def table_of(
     *,
     groups: str | None = None,
     every: bool = False,
+    repairs: bool = False,
 ) -> CalibrationTable:
     """Read a calibration table, or make one; data adds what passes of the recipe rescale.
 
@@ -90,6 +92,7 @@ def table_of(
         runtime: How to run the model.
         groups: Use only these groups of the file.
         every: Observe what `observed_by` says.
+        repairs: Keep as many samples as any repair needs.
     """
     from onnxq import pipeline, table_file  # noqa: PLC0415
     from onnxq.calibrating import collection_for  # noqa: PLC0415
@@ -105,7 +108,9 @@ def table_of(
             table = pipeline.calibrate(
                 *(model, source),
                 recipe=observed,
-                collection=collection_for(recipe),
+                collection=collection_for(
+                    replace(recipe, reconstruct=repairs or recipe.reconstruct)
+                ),
                 runtime=runtime,
                 report=report,
             )
@@ -122,6 +127,18 @@ def numbers_of(text: str, flag: str) -> list[int]:
     if not all(part.isdecimal() for part in parts):
         raise UsageError(f"{flag} {text!r}: write numbers with commas between them, e.g. 0,2")
     return [int(part) for part in parts]
+
+
+def seconds_of(text: str, flag: str) -> float:
+    """Read a time: a number with ``s``, ``m`` or ``h`` behind it.
+
+    Raises:
+        UsageError: It is something else, or no time at all.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh])", text)
+    if not match or not float(match[1]):
+        raise UsageError(f"{flag} {text!r}: write a time, e.g. 90s, 5m or 1h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def channels_of(granularity: str | None) -> int | Literal["auto"] | None:

@@ -53,6 +53,23 @@ class LiftFlags:
             rich_help_panel=BOUNDS,
         ),
     ] = False
+    auto: Annotated[
+        bool,
+        typer.Option(
+            "--auto",
+            help="Try what repairs there are until the bounds hold, --min-cosine 0.99 if none is "
+            "given, then fall back to float; on --data.",
+            rich_help_panel=BOUNDS,
+        ),
+    ] = False
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="90s|5m|1h",
+            help="Time for --auto, 5m by default.",
+            rich_help_panel=BOUNDS,
+        ),
+    ] = None
     eval_data: Annotated[
         str | None,
         typer.Option(
@@ -68,7 +85,18 @@ class LiftFlags:
     @property
     def searches(self) -> bool:
         """Whether the result is measured, and layers lifted, on samples of its own."""
-        return self.fallback is not None or self.max_drop is not None
+        return self.auto or self.fallback is not None or self.max_drop is not None
+
+    @property
+    def seconds(self) -> float:
+        """Time for ``--auto``.
+
+        Raises:
+            UsageError: The budget is no time.
+        """
+        from onnxq.cli.common import seconds_of  # noqa: PLC0415
+
+        return seconds_of(self.budget or "5m", "--budget")
 
     def lifting(self, max_opset: int | None) -> "Lifting":
         """Return what the flags ask for.
@@ -78,11 +106,15 @@ class LiftFlags:
             OnnxqError: The metric is none, see `onnxq.cli.common.metric_of`.
         """
         from onnxq.cli.common import metric_of  # noqa: PLC0415
+        from onnxq.pipeline import WARN_COSINE  # noqa: PLC0415
         from onnxq.search.lifting import Bounds, Lifting  # noqa: PLC0415
 
+        least = self.min_cosine
+        if self.auto and least is None and self.max_drop is None:
+            least = WARN_COSINE
         lifting = Lifting(
-            bounds=Bounds(min_cosine=self.min_cosine, max_drop=self.max_drop),
-            how=self.fallback,
+            bounds=Bounds(min_cosine=least, max_drop=self.max_drop),
+            how=self.fallback or ("float" if self.auto else None),
             best_effort=self.best_effort,
             max_opset=max_opset,
         )
@@ -97,9 +129,12 @@ class LiftFlags:
         """
         from onnxq.errors import UsageError  # noqa: PLC0415
 
-        if self.fallback is not None and self.min_cosine is None and self.max_drop is None:
+        bound = self.min_cosine is not None or self.max_drop is not None
+        if self.fallback is not None and not (bound or self.auto):
             raise UsageError("--fallback needs a bound: --min-cosine X or --max-drop X")
-        if self.best_effort and self.fallback is None:
+        if self.budget is not None and not self.auto:
+            raise UsageError("--budget is the time for --auto: give both")
+        if self.best_effort and self.fallback is None and not self.auto:
             raise UsageError("--best-effort is about what --fallback cannot reach: give both")
         if self.max_drop is None and (self.metric or self.metric_option or self.labels):
             raise UsageError("--metric, --metric-option and --labels are what --max-drop counts in")

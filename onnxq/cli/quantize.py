@@ -99,25 +99,43 @@ def quantize(
     parted = given.samples(source, other)
     lifting = given.lifting(max_opset) if given.searches else None
     source = parted[0] if parted else source
+    if given.auto and source is None:
+        raise UsageError("--auto tries repairs on the calibration data: give --data")
     table = table_of(
         *(screen, model, calib, source, recipe, runtime),
         groups=groups,
         every=given.searches,
+        repairs=given.auto,
     )
     if lifting is not None:
-        _lift(screen, (model, table, recipe, parted, output), lifting, runtime)
+        seconds = given.seconds if given.auto else None
+        _search(screen, (model, table, recipe, parted, output), lifting, runtime, seconds)
         return
     limits = pipeline.Limits(min_cosine=given.min_cosine, max_opset=max_opset)
     result = pipeline.quantize(model, table, recipe, output, limits=limits, runtime=runtime)
     tell(screen, result, (), quantized_dict(result))
 
 
-def _lift(screen: Any, asked: tuple[Any, ...], lifting: Any, runtime: Any) -> None:
-    """Write the model, as much of it lifted as the bounds need, and tell of it."""
+def _search(
+    screen: Any, asked: tuple[Any, ...], lifting: Any, runtime: Any, seconds: float | None
+) -> None:
+    """Write the model, repaired if there is time for it, and as much lifted as the bounds need."""
     from onnxq.cli.search_flags import tell  # noqa: PLC0415
-    from onnxq.report.lifting import lifted_dict, lifted_tables  # noqa: PLC0415
+    from onnxq.report.lifting import (  # noqa: PLC0415
+        automatic_dict,
+        automatic_lines,
+        lifted_dict,
+        lifted_tables,
+    )
+    from onnxq.search.auto import auto  # noqa: PLC0415
     from onnxq.search.lift import lift  # noqa: PLC0415
 
+    how: dict[str, Any] = {"lifting": lifting, "runtime": runtime}
     with screen.steps("quantize", "trials") as step:
-        result = lift(*asked, lifting=lifting, runtime=runtime, report=step)
-    tell(screen, result.quantized, lifted_tables(result), lifted_dict(result))
+        if seconds is None:
+            lifted = lift(*asked, **how, report=step)
+            told: Any = (), lifted_dict(lifted)
+        else:
+            found = auto(*asked, **how, seconds=seconds, report=step)
+            lifted, told = found.lifted, (automatic_lines(found), automatic_dict(found))
+    tell(screen, lifted.quantized, [*told[0], *lifted_tables(lifted)], told[1])

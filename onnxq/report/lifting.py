@@ -1,5 +1,6 @@
 """What was lifted out of the integers to hold a bound, for people and for machines."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,9 @@ from onnxq.comparison import Latency
 from onnxq.report.plain import quantized_dict
 from onnxq.report.tuning import side_dict, sides_table
 from onnxq.report.values import compact, number
+from onnxq.search.auto import Automatic
 from onnxq.search.lift import Lifted
-from onnxq.search.trials import Measured
+from onnxq.search.trials import Measured, exactly
 from onnxq.search.tune import recipe_path
 
 
@@ -83,6 +85,44 @@ def _costs(result: Lifted) -> Iterator[str]:
     times = " → ".join(f"{timed.ratio:.2f}" for timed in result.latencies)
     yield f"size {sizes}; latency ÷ float {times}"
     yield f"{result.trials} models quantized, {result.seconds:.1f} s"
+
+
+def automatic_lines(result: Automatic) -> Iterator[str]:
+    """Yield what was tried, what it brought, and the command that makes the same again."""
+    for each in result.tried:
+        what = "kept" if each.kept else "left out"
+        why = each.reason
+        if each.gain is not None:
+            near = f"{each.gain.before:.5f} → {each.gain.after:.5f} ± {each.gain.half_width:.5f}"
+            why = f"cosine {near} on {result.samples} samples nothing was fitted on"
+        yield escape(f"{each.flags}: {what}: {why}; {each.seconds:.1f} s")
+    if not result.tried:
+        yield "no repair was needed" if result.lifted.reached else "there was no repair to try"
+    names = [f"{layer.op} {layer.name}" for layer in result.lifted.layers]
+    kept = [each.flags for each in result.tried if each.kept]
+    kept += [f"--exclude {shlex.quote(exactly(layer.name))}" for layer in result.lifted.layers]
+    flags = " ".join(kept) or "no flags at all"
+    yield escape(f"the same by flags ({len(names)} layers lifted): {flags}")
+
+
+def automatic_dict(result: Automatic) -> dict[str, Any]:
+    """Return what `auto` did as plain values."""
+    tried = [
+        {
+            "flags": each.flags,
+            "kept": each.kept,
+            "cosine": None if each.gain is None else vars(each.gain),
+            "reason": each.reason or None,
+            "seconds": each.seconds,
+        }
+        for each in result.tried
+    ]
+    return {
+        **lifted_dict(result.lifted),
+        "tried": tried,
+        "judged_on": result.samples,
+        "all_seconds": result.seconds,
+    }
 
 
 def lifted_dict(result: Lifted) -> dict[str, Any]:

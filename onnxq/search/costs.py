@@ -79,14 +79,13 @@ def costs(model: Model, plan: Plan, feed: Feed, runtime: Runtime) -> Costs:
     quantized = {node.output for node in plan.nodes.values() if node.quantized}
     types = observed_types(model, quantized, feed, runtime)
     macs = multiply_adds(model, types)
-    tensors = model.graph.tensors()
     found = {}
     for node in model.graph.nodes:
         key = node.outputs[0].name if node.outputs else ""
         name = label(node)
         if key not in quantized and name not in macs:
             continue
-        weights = [tensors[weight.name] for weight in plan.nodes[key].weights]
+        weights = [node.inputs[weight.index] for weight in plan.nodes[key].weights]
         elements = sum(math.prod(w.shape) for w in weights if isinstance(w, Constant))
         found[name] = Cost(
             macs=macs.get(name) or 0,

@@ -1,0 +1,287 @@
+"""Hold a bound with what costs nothing at run time, and lift layers only for the rest: ``--auto``.
+
+Repairs are tried one after the other, each on top of those that were kept. One is kept if the
+cosine to the float model gains more, on samples nothing was fitted on, than its 95 % interval. As
+soon as the bounds hold, that is all; if they do not in the end, or when the time is up, layers are
+lifted out of the integers as `onnxq.search.lift` does.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from onnxq.drafting import Draft, draft
+from onnxq.errors import CalibrationError, ModelError, RecipeError, UnsupportedError
+from onnxq.feeds import Batch
+from onnxq.graph.session import Runtime, Session
+from onnxq.metrics.classification import Paired
+from onnxq.metrics.unlabelled import Cosine
+from onnxq.observing import completed
+from onnxq.readers import Feed
+from onnxq.recipe import Recipe, TensorRule
+from onnxq.search.exam import Exam, examined, sides
+from onnxq.search.lift import Lifted, lift
+from onnxq.search.lifting import TRIALS, Lifting, LiftProgress
+from onnxq.search.samples import read
+from onnxq.search.trials import Measured, emitted, float_score, measured
+from onnxq.sources import Source
+from onnxq.table import CalibrationTable
+
+log = logging.getLogger(__name__)
+
+SECONDS = 300.0  # for repairs and lifting together
+FEWEST = 8  # samples to choose on that nothing was fitted on; with fewer, all are taken
+CANNOT = (CalibrationError, ModelError, RecipeError, UnsupportedError)  # a move, for this model
+FEWEST_TRIALS = 4  # of lifting, however little time is left
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """Something to try.
+
+    Attributes:
+        flags: How the command line says it.
+        recipe: What it asks for.
+        fits: Whether it may mean something for a draft.
+    """
+
+    flags: str
+    recipe: Recipe
+    fits: Callable[[Draft], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What became of a move.
+
+    Attributes:
+        flags: How the command line says it.
+        kept: Whether it is part of the result.
+        gain: Cosine without and with it, and the interval of the difference; None if it failed.
+        reason: Why it failed.
+        seconds: What trying it took.
+    """
+
+    flags: str
+    kept: bool
+    gain: Paired | None
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Automatic:
+    """What `auto` did.
+
+    Attributes:
+        lifted: The model written, with what was lifted.
+        tried: All that was tried, in order.
+        samples: How many samples moves were judged on.
+        seconds: Wall time of all.
+    """
+
+    lifted: Lifted
+    tried: tuple[Tried, ...]
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """A recipe with what is known of it."""
+
+    recipe: Recipe
+    table: CalibrationTable
+    made: Draft
+    found: Measured
+
+
+def _reads_grids(made: Draft) -> bool:
+    """Say whether activations are quantized."""
+    return bool(made.plan.activations)
+
+
+def _multiplies(made: Draft) -> bool:
+    """Say whether there is a quantized product with weights, and activations to smooth."""
+    nodes = made.plan.nodes.values()
+    products = any(n.quantized and n.weights and n.op in ("MatMul", "Gemm") for n in nodes)
+    return products and _reads_grids(made)
+
+
+def _whole(made: Draft) -> bool:
+    """Say whether most weights have one scale."""
+    weights = [weight.spec for node in made.plan.nodes.values() for weight in node.weights]
+    return 2 * sum(not spec.tile for spec in weights) > len(weights)
+
+
+def _narrow(made: Draft) -> bool:
+    """Say whether weights have less than 8 bits."""
+    nodes = made.plan.nodes.values()
+    return any(weight.spec.dtype.bits < 8 for node in nodes for weight in node.weights)
+
+
+def _smoothed(alpha: float) -> Move:
+    """Return a move that smooths."""
+    return Move(
+        flags=f"--smooth {alpha:g} --smooth-insert",
+        recipe=Recipe(smooth=alpha, smooth_insert=True),
+        fits=_multiplies,
+    )
+
+
+MOVES = (  # what is cheap to try and does much goes first
+    Move(flags="--equalize", recipe=Recipe(equalize=True), fits=_whole),
+    Move(flags="--weight-range mse", recipe=Recipe(weights=TensorRule(range="mse")), fits=_narrow),
+    Move(flags="--reconstruct", recipe=Recipe(reconstruct=True), fits=_narrow),
+    _smoothed(0.75),
+    _smoothed(0.5),
+    Move(
+        flags="--bias-correction empirical",
+        recipe=Recipe(bias_correction="empirical"),
+        fits=lambda made: made.repairs.corrected > 0,
+    ),
+    *(
+        Move(
+            flags=f"--range {name}",
+            recipe=Recipe(activations=TensorRule(range=name)),
+            fits=_reads_grids,
+        )
+        for name in ("outlier-var", "mse", "minmax")
+    ),
+    Move(flags="--fit-ranges", recipe=Recipe(fit_ranges=True), fits=_reads_grids),
+)
+
+
+def auto(  # noqa: PLR0913 - like lift, and how long
+    model: Path,
+    table: CalibrationTable,
+    recipe: Recipe,
+    data: tuple[Source, Source],
+    output: Path,
+    *,
+    lifting: Lifting,
+    seconds: float = SECONDS,
+    runtime: Runtime | None = None,
+    report: Callable[[LiftProgress], None] = lambda _: None,
+) -> Automatic:
+    """Write a model that holds bounds, in bounded time.
+
+    What the recipe says stays as it says.
+
+    Args:
+        model: The float model.
+        table: Its calibration table.
+        recipe: Where to start.
+        data: The samples to choose on, which the table was made of, and those to measure on, see
+            `onnxq.search.samples.parts`.
+        output: Where the model goes; its recipe goes to `onnxq.search.tune.recipe_path` of it.
+        lifting: What must hold, and what to do in the end if it does not.
+        seconds: For all of it. What has begun is finished.
+        runtime: How to run models.
+        report: Called before every model that is quantized.
+
+    Raises:
+        ModelError: The model cannot be loaded or run, or holds nothing to quantize.
+        CalibrationError: Table, data or labels do not fit, or the metric fails.
+        RecipeError: The recipe or the metric does not fit the model.
+        UnsupportedError: The target cannot express the recipe, or has no 16-bit activations.
+        QualityError: No model that was tried holds the bounds; nothing is written.
+        OutputError: The output cannot be written, or is an input.
+    """
+    runtime, begun = runtime or Runtime(), time.monotonic()
+    reference = Session(model, runtime)
+    judged = lifting.bounds.max_drop is not None
+    exam = examined(reference, read(data[0], reference), lifting.metric if judged else Cosine())
+    level = float_score(exam) if judged else None
+    made = draft(model, table, recipe, max_opset=lifting.max_opset, runtime=runtime)
+    with emitted(made, runtime) as session:
+        found = measured(exam, session, level)
+    state = _State(recipe=recipe, table=table, made=made, found=found)
+    judge = examined(reference, unseen(exam.batches, table.kept.fit), Cosine())
+    longest, tried = time.monotonic() - begun, list[Tried]()
+    for number, move in enumerate(MOVES):
+        left = begun + seconds - time.monotonic()
+        if lifting.bounds.hold(state.found) or left < longest:
+            break
+        if not (move.fits(state.made) and _is_open(move, recipe)):
+            continue
+        cosine = state.found.cosine
+        report(LiftProgress(done=number, total=len(MOVES), name=move.flags, score=cosine))
+        started = time.monotonic()
+        state, told = _after(move, state, (exam, judge, level), data[0], runtime)
+        tried.append(replace(told, seconds=time.monotonic() - started))
+        longest = max(longest, tried[-1].seconds)
+    left = begun + seconds - time.monotonic()
+    trials = int(np.clip(left / longest, FEWEST_TRIALS, TRIALS))
+    lifted = lift(
+        *(model, state.table, state.recipe, data, output),
+        lifting=replace(lifting, trials=trials),
+        runtime=runtime,
+        report=report,
+    )
+    return Automatic(
+        lifted=lifted,
+        tried=tuple(tried),
+        samples=judge.samples,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def unseen(batches: Sequence[Batch], fitted: Sequence[Feed]) -> list[Batch]:
+    """Return the samples that nothing is fitted on, or all of them if those are few."""
+
+    def is_fitted(row: Feed) -> bool:
+        """Say whether a sample is one of those that are fitted on."""
+        return any(all(np.array_equal(row[k], feed[k]) for k in row) for feed in fitted)
+
+    rows = list(_single(batches))
+    others = [row for row in rows if not is_fitted(row.inputs)]
+    return others if len(others) >= FEWEST else list(batches)
+
+
+def _single(batches: Sequence[Batch]) -> Iterator[Batch]:
+    """Yield samples one by one, where batches can be split."""
+    for batch in batches:
+        if batch.splittable and batch.samples > 1:
+            yield from (replace(batch, inputs=row, labels={}, samples=1) for row in batch.rows())
+        else:
+            yield replace(batch, labels={})
+
+
+def _is_open(move: Move, recipe: Recipe) -> bool:
+    """Say whether a recipe leaves what a move asks for to us."""
+    asked = recipe.to_dict()
+    return not any(
+        key in asked and (not isinstance(value, dict) or value.keys() & asked[key].keys())
+        for key, value in move.recipe.to_dict().items()
+    )
+
+
+def _after(
+    move: Move,
+    state: _State,
+    ways: tuple[Exam, Exam, float | None],
+    source: Source,
+    runtime: Runtime,
+) -> tuple[_State, Tried]:
+    """Try a move; return the state behind it if it is kept, and what became of it."""
+    exam, judge, level = ways
+    told = Tried(flags=move.flags, kept=False, gain=None, reason="", seconds=0.0)
+    recipe, path = move.recipe.over(state.recipe), state.made.prepared.path
+    try:
+        table = completed(path, state.table, recipe, source, runtime)
+        made = draft(path, table, recipe, runtime=runtime)
+    except CANNOT as error:
+        log.info("%s: %s", move.flags, error)
+        return state, replace(told, reason=str(error))
+    with emitted(state.made, runtime) as before, emitted(made, runtime) as after:
+        gain = sides(judge, (before, after)).gain
+        if not gain.difference > gain.half_width:
+            return state, replace(told, gain=gain)
+        found = measured(exam, after, level)
+    after_it = _State(recipe=recipe, table=table, made=made, found=found)
+    return after_it, replace(told, gain=gain, kept=True)
