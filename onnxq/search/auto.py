@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 SECONDS = 300.0  # for repairs and lifting together
 FEWEST = 8  # samples to choose on that nothing was fitted on; with fewer, all are taken
 CANNOT = (CalibrationError, ModelError, RecipeError, UnsupportedError)  # a move, for this model
-FEWEST_TRIALS = 4  # of lifting, however little time is left
+FEWEST_TRIALS = 16  # of lifting, however little time is left
 
 
 @dataclass(frozen=True, kw_only=True)
