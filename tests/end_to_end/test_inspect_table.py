@@ -105,7 +105,7 @@ def test_an_overview_loads_nothing_heavy(table: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [
-        (("--plan",), 2, "--plan is for models"),
+        (("--plan",), 2, "--plan and --sensitivity are for models"),
         (("--alpha", 2), 2, "--tensor NAME only"),
         (("--tensor", "logits", "--weights", "int8"), 2, "activations only"),
         (("--tensor", "logits", "--per-tensor"), 2, "activations only"),
