@@ -6,6 +6,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from onnxq.graph.session import Runtime
+
 SLOW = (HealthCheck.too_slow,)  # the first call compiles, and machines are busy
 
 settings.register_profile(
@@ -18,6 +20,16 @@ settings.register_profile(
 )
 settings.register_profile("deep", max_examples=1000, deadline=None, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def _one_thread(self: Runtime) -> None:
+    """Leave the other cores to the other workers: threads that wait for work take theirs."""
+    if self.threads == 0:
+        object.__setattr__(self, "threads", 1)
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    Runtime.__post_init__ = _one_thread  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)

@@ -153,7 +153,7 @@ def test_inspect_plan_gives_reasons() -> None:
         (("--plan", "--exclude", "no-node-has-this"), 5),
         (("--plan", "--range", "minmx"), 5),
         (("--plan", "--target", "cpuu"), 5),
-        (("--plan", "--weights", "int4"), 6),
+        (("--plan", "--weights", "uint4"), 6),
         (("--plan", "--exclude", ""), 3),
         (("--plan", "--range-option", "nonsense"), 2),
     ],

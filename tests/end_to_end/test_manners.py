@@ -98,7 +98,7 @@ BAD = [
     (f"{QUANTIZE} --recipe syntax.yaml", 5),
     (f"{QUANTIZE} --exclude no-node-has-this", 5),
     ("calibrate model.onnx --data good.npz --reader nzp -o out", 5),
-    (f"{QUANTIZE} --weights int4", 6),
+    (f"{QUANTIZE} --weights uint4", 6),
     (f"{QUANTIZE} --max-opset 12", 6),
     (f"{QUANTIZE} --min-cosine 1.0", 7),
     ("compare model.onnx model.onnx --data good.npz --json no/such/folder.json", 8),
