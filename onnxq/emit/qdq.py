@@ -17,7 +17,7 @@ A pair with one scale a channel stands between operators that do nothing::
 
     y  = Max(DequantizeLinear(QuantizeLinear(Max(t), sy, zy), sy, zy))
 
-onnxruntime does not look at the number of scales before it fuses: without them it makes
+Before 1.32 onnxruntime does not look at the number of scales before it fuses: without them it makes
 QLinearAdd, QLinearAveragePool or MatMulIntegerToFloat of such groups, which fail to load or to
 run. The weights of a Gemm or MatMul that reads such a tensor get a Max too: it would become
 MatMulNBits, which rounds its input once more, to 8 bits a row. The bias of a Conv, ConvTranspose
