@@ -100,6 +100,27 @@ class _State:
     found: Measured
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    """What moves are tried on.
+
+    Attributes:
+        model: The float model.
+        source: The calibration data.
+        exam: All samples to choose on, for the bounds.
+        judge: Those that nothing is fitted on, by cosine.
+        level: What the float model scores on the exam; None if that is not asked.
+        runtime: How to run models.
+    """
+
+    model: Path
+    source: Source
+    exam: Exam
+    judge: Exam
+    level: float | None
+    runtime: Runtime
+
+
 def _reads_grids(made: Draft) -> bool:
     """Say whether activations are quantized."""
     return bool(made.plan.activations)
@@ -193,30 +214,22 @@ def auto(  # noqa: PLR0913 - like lift, and how long
         OutputError: The output cannot be written, or is an input.
     """
     runtime, begun = runtime or Runtime(), time.monotonic()
-    reference = Session(model, runtime)
-    judged = lifting.bounds.max_drop is not None
-    exam = examined(reference, read(data[0], reference), lifting.metric if judged else Cosine())
-    level = float_score(exam) if judged else None
+    bench = _bench(model, table, data[0], lifting, runtime)
     made = draft(model, table, recipe, max_opset=lifting.max_opset, runtime=runtime)
     with emitted(made, runtime) as session:
-        found = measured(exam, session, level)
+        found = measured(bench.exam, session, bench.level)
     state = _State(recipe=recipe, table=table, made=made, found=found)
-    judge = examined(reference, unseen(exam.batches, table.kept.fit), Cosine())
     longest, tried = time.monotonic() - begun, list[Tried]()
     for number, move in enumerate(MOVES):
-        left = begun + seconds - time.monotonic()
-        if lifting.bounds.hold(state.found) or left < longest:
+        if lifting.bounds.hold(state.found) or begun + seconds - time.monotonic() < longest:
             break
-        if not (move.fits(state.made) and _is_open(move, recipe)):
-            continue
-        cosine = state.found.cosine
-        report(LiftProgress(done=number, total=len(MOVES), name=move.flags, score=cosine))
-        started = time.monotonic()
-        state, told = _after(move, state, (exam, judge, level), data[0], runtime)
-        tried.append(replace(told, seconds=time.monotonic() - started))
-        longest = max(longest, tried[-1].seconds)
-    left = begun + seconds - time.monotonic()
-    trials = int(np.clip(left / longest, FEWEST_TRIALS, TRIALS))
+        if move.fits(state.made) and _is_open(move, recipe):
+            cosine = state.found.cosine
+            report(LiftProgress(done=number, total=len(MOVES), name=move.flags, score=cosine))
+            state, told = _after(move, state, bench)
+            tried.append(told)
+            longest = max(longest, told.seconds)
+    trials = int(np.clip((begun + seconds - time.monotonic()) / longest, FEWEST_TRIALS, TRIALS))
     lifted = lift(
         *(model, state.table, state.recipe, data, output),
         lifting=replace(lifting, trials=trials),
@@ -226,8 +239,25 @@ def auto(  # noqa: PLR0913 - like lift, and how long
     return Automatic(
         lifted=lifted,
         tried=tuple(tried),
-        samples=judge.samples,
+        samples=bench.judge.samples,
         seconds=time.monotonic() - begun,
+    )
+
+
+def _bench(
+    model: Path, table: CalibrationTable, source: Source, lifting: Lifting, runtime: Runtime
+) -> _Bench:
+    """Read the samples, and run the float model on them."""
+    reference = Session(model, runtime)
+    judged = lifting.bounds.max_drop is not None
+    exam = examined(reference, read(source, reference), lifting.metric if judged else Cosine())
+    return _Bench(
+        model=model,
+        source=source,
+        exam=exam,
+        judge=examined(reference, unseen(exam.batches, table.kept.fit), Cosine()),
+        level=float_score(exam) if judged else None,
+        runtime=runtime,
     )
 
 
@@ -261,27 +291,25 @@ def _is_open(move: Move, recipe: Recipe) -> bool:
     )
 
 
-def _after(
-    move: Move,
-    state: _State,
-    ways: tuple[Exam, Exam, float | None],
-    source: Source,
-    runtime: Runtime,
-) -> tuple[_State, Tried]:
+def _after(move: Move, state: _State, bench: _Bench) -> tuple[_State, Tried]:
     """Try a move; return the state behind it if it is kept, and what became of it."""
-    exam, judge, level = ways
-    told = Tried(flags=move.flags, kept=False, gain=None, reason="", seconds=0.0)
-    recipe, path = move.recipe.over(state.recipe), state.made.prepared.path
+    begun, recipe = time.monotonic(), move.recipe.over(state.recipe)
+
+    def told(gain: Paired | None, reason: str = "", *, kept: bool = False) -> Tried:
+        """Return what became of it."""
+        seconds = time.monotonic() - begun
+        return Tried(flags=move.flags, kept=kept, gain=gain, reason=reason, seconds=seconds)
+
     try:
-        table = completed(path, state.table, recipe, source, runtime)
-        made = draft(path, table, recipe, runtime=runtime)
+        table = completed(bench.model, state.table, recipe, bench.source, bench.runtime)
+        made = draft(bench.model, table, recipe, runtime=bench.runtime)
     except CANNOT as error:
         log.info("%s: %s", move.flags, error)
-        return state, replace(told, reason=str(error))
-    with emitted(state.made, runtime) as before, emitted(made, runtime) as after:
-        gain = sides(judge, (before, after)).gain
+        return state, told(None, str(error))
+    with emitted(state.made, bench.runtime) as before, emitted(made, bench.runtime) as after:
+        gain = sides(bench.judge, (before, after)).gain
         if not gain.difference > gain.half_width:
-            return state, replace(told, gain=gain)
-        found = measured(exam, after, level)
+            return state, told(gain)
+        found = measured(bench.exam, after, bench.level)
     after_it = _State(recipe=recipe, table=table, made=made, found=found)
-    return after_it, replace(told, gain=gain, kept=True)
+    return after_it, told(gain, kept=True)
