@@ -25,7 +25,7 @@ from onnxq.sources import Source, batches_from, expected, fingerprint, opened
 from onnxq.table import CalibrationTable
 from onnxq.targets import names, target
 
-RECONSTRUCTED = 64  # samples to keep where weights are reconstructed: half of them are for that
+RECONSTRUCTED = 64  # samples to keep where weights are reconstructed; eight of them for checking
 log = logging.getLogger(__name__)
 
 

@@ -101,7 +101,7 @@ def draft(
     used = Used(activations=activation_params(plan, seen), weights=weight_params(plan, prepared))
     repairs = repaired(prepared, plan, used, fit, runtime)
     if moved or recipe.rescales or repairs.fitted:
-        samples = samples[1::2] or samples  # what was fitted is no check
+        samples = _batches(table.kept.checks) or samples  # what was fitted is no check
     return Draft(
         prepared=prepared,
         plan=plan,

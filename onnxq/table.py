@@ -20,6 +20,8 @@ from onnxq.types import TensorStats
 
 log = logging.getLogger(__name__)
 
+CHECKS = 8  # kept samples that are enough to check a result on
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeptSamples:
@@ -42,9 +44,20 @@ class KeptSamples:
     cut: str = ""
 
     @property
+    def checks(self) -> list[Feed]:
+        """Those for checking: half of them, of more than 16 eight to eleven, evenly spread."""
+        step = self._step
+        return list(self.feeds.values())[step - 1 :: step]
+
+    @property
     def fit(self) -> list[Feed]:
-        """The half of them that may be fitted on; the others are for checking."""
-        return list(self.feeds.values())[::2]
+        """The others, which may be fitted on."""
+        return [feed for i, feed in enumerate(self.feeds.values(), 1) if i % self._step]
+
+    @property
+    def _step(self) -> int:
+        """Every so many there is one for checking."""
+        return max(2, len(self.feeds) // CHECKS)
 
     def add(self, feeds: Iterable[Feed]) -> "KeptSamples":
         """Offer more samples; those with texts in them are never kept."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxq.types import Array
 
-DAMPING = 0.01  # of the mean of the diagonal: how much a weight holds on to what it was
+DAMPING = 0.2  # of the mean of the diagonal: how much a weight holds on to what it was
 BLOCK = 128  # rows between two updates of all others
 SWEEPS = 3
 
