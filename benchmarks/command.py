@@ -12,11 +12,11 @@ from benchmarks import fetch, table
 from benchmarks.fetch.packages import environment
 from benchmarks.measure import Reference, Row, Settings
 from benchmarks.tools import (
-    NNCF_ENVIRONMENT,
-    NNCF_REQUIREMENTS,
+    PEERS,
     TOOLS,
     Job,
     Outcome,
+    environment_of,
     python_of,
     quantize,
 )
@@ -39,10 +39,10 @@ def main() -> int:
     asked = _parser().parse_args()
     asked.out = asked.out or asked.cache
     asked.fetch = asked.fetch or asked.fetch_only
-    if asked.with_nncf:
-        say("installing nncf in an environment of its own")
-        environment(asked.cache / NNCF_ENVIRONMENT, NNCF_REQUIREMENTS)
-        asked.tools += [t for t in ("nncf", "nncf-transformer") if t not in asked.tools]
+    for peer in (name for name in PEERS if getattr(asked, f"with_{name}")):
+        say(f"installing {peer} in an environment of its own")
+        environment(environment_of(peer, asked.cache), PEERS[peer].requirements)
+        asked.tools += [t for t in PEERS[peer].tools if t not in asked.tools]
     ingredients = fetch.Ingredients(
         cache=asked.cache, imagenet=asked.imagenet, cifar=asked.cifar, cifar_model=asked.cifar_model
     )
@@ -72,7 +72,7 @@ def _rows(name: str, asked: argparse.Namespace) -> Iterator[Row]:
     for tool in asked.tools:
         python = python_of(tool, asked.cache)
         if python is None:
-            say(f"{name}: {tool} skipped: not installed (--with-nncf installs it)")
+            say(f"{name}: {tool} skipped: not installed (--with-PEER installs it)")
             continue
         job = Job(
             tool=_absolute(tool),
@@ -88,7 +88,7 @@ def _rows(name: str, asked: argparse.Namespace) -> Iterator[Row]:
 def _absolute(tool: str) -> str:
     """Return a tool with the whole path of its recipe: it is run in another folder."""
     name, _, recipe = tool.partition("@")
-    return f"{name}@{Path(recipe).resolve()}" if recipe else name
+    return f"{name}@{Path(recipe).resolve()}" if Path(recipe).is_file() else tool
 
 
 def _measured(reference: Reference, tool: str, job: Job, outcome: Outcome) -> Row:
@@ -139,7 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--imagenet", type=_path, help="photographs, their names beginning with the class index")
     add("--cifar", type=_path, help="npz with calib, test, test_label")
     add("--cifar-model", type=_path, help="a float model of CIFAR-10")
-    add("--with-nncf", action="store_true", help="install NNCF in the cache and run it too")
+    for peer in PEERS:
+        add(f"--with-{peer}", action="store_true", help="install it in the cache and run it too")
     return parser
 
 

@@ -19,9 +19,37 @@ from typing import Any
 
 LEAST_OPSET = 13  # below it DequantizeLinear has no axis, so no scale a channel
 RAISED_OPSET = 17
+BATCH = 8  # samples a batch for tools that take whole batches
 MOST_ERROR = 300  # characters of an error in the table
-NNCF_ENVIRONMENT = ".env-nncf"
-NNCF_REQUIREMENTS = ("nncf", "onnx", "onnxruntime", "sympy")  # sympy: onnxruntime's preparation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A tool that lives in an environment of its own.
+
+    Attributes:
+        package: Its distribution.
+        requirements: What to install.
+        tools: Keys of `TOOLS` it runs.
+    """
+
+    package: str
+    requirements: tuple[str, ...]
+    tools: tuple[str, ...]
+
+
+PEERS = {
+    "nncf": Peer(
+        package="nncf",
+        requirements=("nncf", "onnx", "onnxruntime", "sympy"),  # sympy: onnxruntime's preparation
+        tools=("nncf", "nncf-transformer"),
+    ),
+    "aimet": Peer(
+        package="aimet-onnx",
+        requirements=("aimet-onnx", "onnx", "onnxruntime"),
+        tools=("aimet-w4", "aimet-w4-seqmse"),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +57,8 @@ class Job:
     """What one process quantizes.
 
     Attributes:
-        tool: A key of `TOOLS`, for onnxq with a recipe: ``onnxq@FILE``.
+        tool: A key of `TOOLS`; for onnxq with a recipe ``onnxq@FILE``, by ``--auto`` with a least
+            cosine ``onnxq-auto@COSINE``.
         model: The float model.
         calibration: An npz file that holds just the samples to use.
         samples: How many those are.
@@ -79,8 +108,17 @@ def run_onnxq(job: Job) -> None:
 
     _, _, file = job.tool.partition("@")
     recipe = load(Path(file)) if file else onnxq.Recipe()
-    table = onnxq.calibrate(Path(job.model), onnxq.Source(data=job.calibration), recipe=recipe)
-    onnxq.quantize(Path(job.model), table, recipe, Path(job.output))
+    source = onnxq.Source(data=job.calibration)
+    table = onnxq.calibrate(Path(job.model), source, recipe=recipe)
+    onnxq.quantize(Path(job.model), table, recipe, Path(job.output), source=source)
+
+
+def run_onnxq_auto(job: Job) -> None:
+    """Quantize with this project's ``--auto``, as the command line does."""
+    from onnxq.cli.app import app  # noqa: PLC0415
+
+    command = ["quantize", job.model, "--data", job.calibration, "--auto", "-o", job.output]
+    app([*command, "--min-cosine", job.tool.partition("@")[2]], standalone_mode=False)
 
 
 def run_onnxruntime(job: Job) -> None:
@@ -177,21 +215,63 @@ def _nncf(job: Job, *, transformer: bool) -> None:
     onnx.save(quantized, job.output)
 
 
+def run_aimet_w4(job: Job) -> None:
+    """Quantize with AIMET: 4-bit weights by channel, 8-bit activations."""
+    _aimet(job, sequential=False)
+
+
+def run_aimet_w4_seqmse(job: Job) -> None:
+    """Do the same, weight ranges by the layers' outputs, one layer after the other."""
+    _aimet(job, sequential=True)
+
+
+def _aimet(job: Job, *, sequential: bool) -> None:
+    """Run AIMET with its configuration for scales a channel, and write what it exports."""
+    import aimet_onnx  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415
+    import onnx  # noqa: PLC0415
+    from aimet_onnx.common import quantsim_config  # noqa: PLC0415
+
+    folder = Path(quantsim_config.__file__).parent
+    simulated = aimet_onnx.QuantizationSimModel(
+        onnx.shape_inference.infer_shapes(onnx.load(_raised(job))),
+        param_type=aimet_onnx.int4,
+        activation_type=aimet_onnx.int8,
+        config_file=str(folder / "default_config_per_channel.json"),
+    )
+    rows = list(feeds(job))
+    parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+    data = [{key: np.concatenate([r[key] for r in part]) for key in part[0]} for part in parts]
+    if sequential:
+        aimet_onnx.apply_seq_mse(simulated, data)
+    simulated.compute_encodings(data)
+    onnx.save(simulated.to_onnx_qdq(), job.output)
+
+
 TOOLS: dict[str, Callable[[Job], None]] = {
     "onnxq": run_onnxq,
+    "onnxq-auto": run_onnxq_auto,
     "onnxruntime": run_onnxruntime,
     "onnxruntime-hand": run_onnxruntime_hand,
     "nncf": run_nncf,
     "nncf-transformer": run_nncf_transformer,
+    "aimet-w4": run_aimet_w4,
+    "aimet-w4-seqmse": run_aimet_w4_seqmse,
 }
 
 
 def python_of(tool: str, cache: Path) -> str | None:
     """Return the Python a tool runs in, or None if the tool is not installed."""
-    if not tool.startswith("nncf") or find_spec("nncf"):
+    peer = tool.partition("-")[0]
+    if peer not in PEERS or find_spec(PEERS[peer].package.replace("-", "_")):
         return sys.executable
-    own = cache / NNCF_ENVIRONMENT / "bin" / "python"
+    own = environment_of(peer, cache) / "bin" / "python"
     return str(own) if own.exists() else None
+
+
+def environment_of(peer: str, cache: Path) -> Path:
+    """Return the folder of the environment of a peer."""
+    return cache / f".env-{peer}"
 
 
 def quantize(job: Job, python: str) -> Outcome:
@@ -236,6 +316,12 @@ def peak_rss_mb() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def _package(tool: str) -> str:
+    """Return the distribution a tool is in."""
+    name = tool.partition("@")[0].partition("-")[0]
+    return PEERS[name].package if name in PEERS else name
+
+
 def main() -> None:
     """Do the job named on the command line and write down what it took."""
     request = Path(sys.argv[1])
@@ -254,7 +340,7 @@ def main() -> None:
         cpu_seconds=sum(usage.ru_utime + usage.ru_stime for usage in both),
         rss_mb=peak_rss_mb(),
         error=error,
-        version=version(job.tool.partition("@")[0].partition("-")[0]),
+        version=version(_package(job.tool)),
     )
     request.with_suffix(".result.json").write_text(json.dumps(asdict(outcome)))
 
