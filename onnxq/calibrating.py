@@ -25,6 +25,7 @@ from onnxq.sources import Source, batches_from, expected, fingerprint, opened
 from onnxq.table import CalibrationTable
 from onnxq.targets import names, target
 
+REPAIRED = 32  # where repairs are tried, and judged on others; eight of them for checking
 RECONSTRUCTED = 64  # samples to keep where weights are reconstructed; eight of them for checking
 log = logging.getLogger(__name__)
 
@@ -117,10 +118,16 @@ def calibrate(
         raise Interrupted(f"go on with --resume: {collection.checkpoint}") from None
 
 
-def collection_for(recipe: Recipe | None) -> Collection:
-    """Return what a recipe needs: weights are reconstructed on many samples."""
-    many = recipe is not None and recipe.reconstruct
-    return Collection(keep_samples=RECONSTRUCTED) if many else Collection()
+def collection_for(recipe: Recipe | None, *, repairs: bool = False) -> Collection:
+    """Return what a recipe needs: what is fitted on samples is fitted on many.
+
+    Args:
+        recipe: What is asked.
+        repairs: Whether repairs will be tried that it does not ask for.
+    """
+    if recipe is not None and recipe.reconstruct:
+        return Collection(keep_samples=RECONSTRUCTED)
+    return Collection(keep_samples=REPAIRED) if repairs else Collection()
 
 
 def _hands(workers: int, runtime: Runtime) -> tuple[int, Runtime]:

@@ -108,9 +108,7 @@ def table_of(
             table = pipeline.calibrate(
                 *(model, source),
                 recipe=observed,
-                collection=collection_for(
-                    replace(recipe, reconstruct=repairs or recipe.reconstruct)
-                ),
+                collection=collection_for(recipe, repairs=repairs),
                 runtime=runtime,
                 report=report,
             )

@@ -8,7 +8,7 @@ lifted out of the integers as `onnxq.search.lift` does.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,14 +16,12 @@ import numpy as np
 
 from onnxq.drafting import Draft, draft
 from onnxq.errors import CalibrationError, ModelError, RecipeError, UnsupportedError
-from onnxq.feeds import Batch
 from onnxq.graph.session import Runtime, Session
 from onnxq.metrics.classification import Paired
 from onnxq.metrics.unlabelled import Cosine
 from onnxq.observing import completed
-from onnxq.readers import Feed
 from onnxq.recipe import Recipe, TensorRule
-from onnxq.search.exam import Exam, examined, sides
+from onnxq.search.exam import Exam, examined, sides, unfitted
 from onnxq.search.lift import Lifted, lift
 from onnxq.search.lifting import TRIALS, Lifting, LiftProgress
 from onnxq.search.samples import read
@@ -34,7 +32,6 @@ from onnxq.table import CalibrationTable
 log = logging.getLogger(__name__)
 
 SECONDS = 300.0  # for repairs and lifting together
-FEWEST = 8  # samples to choose on that nothing was fitted on; with fewer, all are taken
 CANNOT = (CalibrationError, ModelError, RecipeError, UnsupportedError)  # a move, for this model
 FEWEST_TRIALS = 16  # of lifting, however little time is left
 
@@ -107,8 +104,8 @@ class _Bench:
     Attributes:
         model: The float model.
         source: The calibration data.
-        exam: All samples to choose on, for the bounds.
-        judge: Those that nothing is fitted on, by cosine.
+        exam: The samples to choose on that nothing is fitted on.
+        judge: The same, by cosine.
         level: What the float model scores on the exam; None if that is not asked.
         runtime: How to run models.
     """
@@ -250,36 +247,16 @@ def _bench(
     """Read the samples, and run the float model on them."""
     reference = Session(model, runtime)
     judged = lifting.bounds.max_drop is not None
-    exam = examined(reference, read(source, reference), lifting.metric if judged else Cosine())
+    batches = unfitted(read(source, reference), table)
+    exam = examined(reference, batches, lifting.metric if judged else Cosine())
     return _Bench(
         model=model,
         source=source,
         exam=exam,
-        judge=examined(reference, unseen(exam.batches, table.kept.fit), Cosine()),
+        judge=replace(exam, metric=Cosine()),
         level=float_score(exam) if judged else None,
         runtime=runtime,
     )
-
-
-def unseen(batches: Sequence[Batch], fitted: Sequence[Feed]) -> list[Batch]:
-    """Return the samples that nothing is fitted on, or all of them if those are few."""
-
-    def is_fitted(row: Feed) -> bool:
-        """Say whether a sample is one of those that are fitted on."""
-        return any(all(np.array_equal(row[k], feed[k]) for k in row) for feed in fitted)
-
-    rows = list(_single(batches))
-    others = [row for row in rows if not is_fitted(row.inputs)]
-    return others if len(others) >= FEWEST else list(batches)
-
-
-def _single(batches: Sequence[Batch]) -> Iterator[Batch]:
-    """Yield samples one by one, where batches can be split."""
-    for batch in batches:
-        if batch.splittable and batch.samples > 1:
-            yield from (replace(batch, inputs=row, labels={}, samples=1) for row in batch.rows())
-        else:
-            yield replace(batch, labels={})
 
 
 def _is_open(move: Move, recipe: Recipe) -> bool:

@@ -14,9 +14,11 @@ from onnxq.metrics.answers import Answers, Metric
 from onnxq.metrics.classification import Paired
 from onnxq.metrics.judge import scored, tensors
 from onnxq.metrics.similarity import Similarity
+from onnxq.table import CalibrationTable, content_hash
 from onnxq.types import Array
 
 FIRST = 8  # samples in the first batches
+FEWEST = 8  # samples that nothing was fitted on; with fewer, all are taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,16 @@ def shuffled(batches: Sequence[Batch], seed: int) -> list[Batch]:
     rows = list(_rows(batches))
     order = np.random.default_rng(seed).permutation(len(rows))
     return _stacked([rows[i] for i in order], batches)
+
+
+def unfitted(batches: Sequence[Batch], table: CalibrationTable) -> Sequence[Batch]:
+    """Return the samples that repairs are not fitted on, or all of them if those are few."""
+    fitted = {content_hash(feed) for feed in table.kept.fit}
+    rows = list(_rows(batches))
+    others = [row for row in rows if content_hash(row.inputs) not in fitted]
+    if len(others) == len(rows) or len(others) < FEWEST:
+        return batches
+    return _stacked(others, batches)
 
 
 def easy_last(exam: Exam, answers: Sequence[Mapping[str, Any]]) -> Sequence[Batch]:

@@ -28,7 +28,7 @@ from onnxq.recipe import Recipe
 from onnxq.results import Quantized
 from onnxq.search.costs import costs
 from onnxq.search.emission import Emission
-from onnxq.search.exam import Exam, Side, examined, sides
+from onnxq.search.exam import Exam, Side, examined, sides, unfitted
 from onnxq.search.ledger import Ledger
 from onnxq.search.lifting import (
     LiftedLayer,
@@ -183,7 +183,8 @@ def _opened(
     judged = lifting.bounds.max_drop is not None
     metric = lifting.metric if judged else Cosine()
     reference = Session(model, runtime)
-    exams = [examined(reference, read(each, reference), metric) for each in data or ()]
+    parts = (unfitted(read(each, reference), table) for each in data or ())
+    exams = [examined(reference, each, metric) for each in parts]
     scores = [float_score(exam) for exam in exams] if judged else []
     if judged and not exams:
         raise CalibrationError(

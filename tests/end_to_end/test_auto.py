@@ -12,7 +12,10 @@ from onnxq.cli.app import app
 from onnxq.errors import UsageError
 from onnxq.feeds import Batch
 from onnxq.recipe import Recipe, TensorRule
-from onnxq.search.auto import MOVES, Move, _is_open, unseen
+from onnxq.search.auto import MOVES, Move, _is_open
+from onnxq.search.exam import unfitted
+from onnxq.table import CalibrationTable, KeptSamples
+from onnxq.types import Array
 
 SAMPLE = Path(__file__).parents[2] / "sample_models" / "fashion_resnet"
 MODEL = SAMPLE / "model.onnx"
@@ -52,7 +55,7 @@ def test_repairs_hold_a_bound_that_is_missed(tmp_path: Path) -> None:
     for each in found["tried"]:
         gain = each["cosine"]["after"] - each["cosine"]["before"]
         assert each["kept"] == (gain > each["cosine"]["half_width"])
-    assert found["judged_on"] == 96 - 56  # a fifth is held out; of 64 kept 8 are for checking
+    assert found["judged_on"] == 96 - 24  # a fifth is held out; of 32 kept 8 are for checking
     recipe = tmp_path / "q.onnx.recipe.yaml"
     assert "reconstruct: true" in recipe.read_text()
 
@@ -97,17 +100,35 @@ def test_a_budget_without_auto_and_auto_without_data_are_refused(tmp_path: Path)
     assert "--data" in done.output
 
 
+def kept(rows: Array) -> CalibrationTable:
+    feeds = ({"x": rows[i : i + 1]} for i in range(len(rows)))
+    samples = KeptSamples(limit=len(rows)).add(feeds)
+    return CalibrationTable(model_sha256="", groups=(), batch_size=1, kept=samples)
+
+
 def test_samples_that_were_fitted_on_do_not_judge() -> None:
-    rows = np.arange(40, dtype=np.float32).reshape(20, 2)
+    rows = np.arange(80, dtype=np.float32).reshape(40, 2)
+    labels = np.arange(40)
     batches = [
-        Batch(inputs={"x": rows[i : i + 5]}, labels={}, samples=5, splittable=True)
-        for i in range(0, 20, 5)
+        Batch(
+            inputs={"x": rows[i : i + 5]},
+            labels={"label": labels[i : i + 5]},
+            samples=5,
+            splittable=True,
+        )
+        for i in range(0, 40, 5)
     ]
-    fitted = [{"x": rows[i : i + 1]} for i in range(0, 8, 2)]
-    left = np.concatenate([batch.inputs["x"] for batch in unseen(batches, fitted)])
-    assert left.tolist() == [row.tolist() for i, row in enumerate(rows) if i not in (0, 2, 4, 6)]
-    all_but_few = [{"x": rows[i : i + 1]} for i in range(15)]
-    assert sum(batch.samples for batch in unseen(batches, all_but_few)) == 20
+    table = kept(rows[:20])
+    left = unfitted(batches, table)
+    fitted = {feed["x"].tobytes() for feed in table.kept.fit}
+    seen = np.concatenate([batch.inputs["x"] for batch in left])
+    assert len(fitted) >= 10
+    assert {row.tobytes() for row in seen[:, np.newaxis]} == {
+        row.tobytes() for row in rows[:, np.newaxis]
+    } - fitted
+    found = np.concatenate([batch.labels["label"] for batch in left])
+    assert (seen[:, 0] == 2 * found).all()
+    assert sum(batch.samples for batch in unfitted(batches[:1], kept(rows))) == 5
 
 
 def test_moves_leave_what_a_recipe_says() -> None:
