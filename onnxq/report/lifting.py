@@ -98,11 +98,12 @@ def automatic_lines(result: Automatic) -> Iterator[str]:
         yield escape(f"{each.flags}: {what}: {why}; {each.seconds:.1f} s")
     if not result.tried:
         yield "no repair was needed" if result.lifted.reached else "there was no repair to try"
-    names = [f"{layer.op} {layer.name}" for layer in result.lifted.layers]
     kept = [each.flags for each in result.tried if each.kept]
-    kept += [f"--exclude {shlex.quote(exactly(layer.name))}" for layer in result.lifted.layers]
-    flags = " ".join(kept) or "no flags at all"
-    yield escape(f"the same by flags ({len(names)} layers lifted): {flags}")
+    flags = [each for each in kept if each.startswith("--")]
+    flags += [f"--exclude {shlex.quote(exactly(layer.name))}" for layer in result.lifted.layers]
+    if len(flags) < len(kept) + len(result.lifted.layers):  # single tensors have no flags
+        flags = [f"--recipe {shlex.quote(str(recipe_path(result.lifted.quantized.path)))}"]
+    yield escape(f"the same by flags: {' '.join(flags) or 'none at all'}")
 
 
 def automatic_dict(result: Automatic) -> dict[str, Any]:

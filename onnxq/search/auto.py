@@ -8,24 +8,33 @@ lifted out of the integers as `onnxq.search.lift` does.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
+from onnxq import pipeline
 from onnxq.drafting import Draft, draft
 from onnxq.errors import CalibrationError, ModelError, RecipeError, UnsupportedError
+from onnxq.graph.query import label
 from onnxq.graph.session import Runtime, Session
+from onnxq.layers import Layer
 from onnxq.metrics.classification import Paired
 from onnxq.metrics.unlabelled import Cosine
 from onnxq.observing import completed
+from onnxq.ranges import range_algorithm
+from onnxq.ranges.fixed import Fixed
+from onnxq.ranges.given import Given
 from onnxq.recipe import Recipe, TensorRule
+from onnxq.search.emission import Emission
 from onnxq.search.exam import Exam, examined, sides, unfitted
 from onnxq.search.lift import Lifted, lift
 from onnxq.search.lifting import TRIALS, Lifting, LiftProgress
 from onnxq.search.samples import read
-from onnxq.search.trials import Measured, emitted, float_score, measured
+from onnxq.search.trials import Measured, emitted, first_samples, float_score, measured
 from onnxq.sources import Source
 from onnxq.table import CalibrationTable
 
@@ -33,6 +42,7 @@ log = logging.getLogger(__name__)
 
 SECONDS = 300.0  # for repairs and lifting together
 CANNOT = (CalibrationError, ModelError, RecipeError, UnsupportedError)  # a move, for this model
+WORST = 3  # tensors whose range is tried on its own
 FEWEST_TRIALS = 16  # of lifting, however little time is left
 
 
@@ -151,7 +161,7 @@ def _smoothed(alpha: float) -> Move:
     )
 
 
-MOVES = (  # what is cheap to try and does much goes first
+FIRST = (  # what is cheap to try and does much
     Move(flags="--equalize", recipe=Recipe(equalize=True), fits=_whole),
     Move(flags="--weight-range mse", recipe=Recipe(weights=TensorRule(range="mse")), fits=_narrow),
     Move(flags="--reconstruct", recipe=Recipe(reconstruct=True), fits=_narrow),
@@ -162,6 +172,8 @@ MOVES = (  # what is cheap to try and does much goes first
         recipe=Recipe(bias_correction="empirical"),
         fits=lambda made: made.repairs.corrected > 0,
     ),
+)
+LAST = (
     *(
         Move(
             flags=f"--range {name}",
@@ -172,6 +184,15 @@ MOVES = (  # what is cheap to try and does much goes first
     ),
     Move(flags="--fit-ranges", recipe=Recipe(fit_ranges=True), fits=_reads_grids),
 )
+
+
+RANGES: tuple[tuple[str, dict[str, Any]], ...] = (  # of one tensor
+    ("percentile", {"percentile": 99.99}),
+    ("percentile", {"percentile": 99.999}),
+    ("mse", {}),
+    ("minmax", {}),
+)
+MOST = len(FIRST) + len(LAST) + WORST * len(RANGES)
 
 
 def auto(  # noqa: PLR0913 - like lift, and how long
@@ -217,15 +238,16 @@ def auto(  # noqa: PLR0913 - like lift, and how long
         found = measured(bench.exam, session, bench.level)
     state = _State(recipe=recipe, table=table, made=made, found=found)
     longest, tried = time.monotonic() - begun, list[Tried]()
-    for number, move in enumerate(MOVES):
-        if lifting.bounds.hold(state.found) or begun + seconds - time.monotonic() < longest:
-            break
-        if move.fits(state.made) and _is_open(move, recipe):
-            cosine = state.found.cosine
-            report(LiftProgress(done=number, total=len(MOVES), name=move.flags, score=cosine))
-            state, told = _after(move, state, bench)
-            tried.append(told)
-            longest = max(longest, told.seconds)
+    for stage in (lambda *_: FIRST, _worst, lambda *_: LAST):
+        for move in stage(state, bench):
+            if lifting.bounds.hold(state.found) or begun + seconds - time.monotonic() < longest:
+                break
+            if move.fits(state.made) and _is_open(move, recipe):
+                done, cosine = len(tried), state.found.cosine
+                report(LiftProgress(done=done, total=MOST, name=move.flags, score=cosine))
+                state, told = _after(move, state, bench)
+                tried.append(told)
+                longest = max(longest, told.seconds)
     trials = int(np.clip((begun + seconds - time.monotonic()) / longest, FEWEST_TRIALS, TRIALS))
     lifted = lift(
         *(model, state.table, state.recipe, data, output),
@@ -257,6 +279,45 @@ def _bench(
         level=float_score(exam) if judged else None,
         runtime=runtime,
     )
+
+
+def _worst(state: _State, bench: _Bench) -> Iterator[Move]:
+    """Yield other ranges for the tensors whose ranges do most harm to the model's outputs."""
+    if not _reads_grids(state.made):
+        return
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "state.onnx"
+        Emission.of(state.made, path)
+        batches = first_samples(bench.exam.batches)
+        try:
+            layers = pipeline.ranked(bench.model, path, batches, bench.runtime)
+        except ModelError as error:
+            log.info("the layers cannot be ranked: %s", error)
+            return
+    blamed = dict.fromkeys(_blamed(state.made, layer) for layer in layers)
+    for name in [each for each in blamed if each is not None][:WORST]:
+        now = state.made.plan.activations[name].spec.range
+        for algorithm, options in RANGES:
+            if range_algorithm(algorithm, **options) != now:
+                spelled = " ".join([algorithm, *(f"{value}" for value in options.values())])
+                rule = TensorRule(range=algorithm, range_options=options)
+                yield Move(
+                    flags=f"range {spelled} for tensor {name}",
+                    recipe=Recipe(tensors={name: rule}),
+                    fits=_reads_grids,
+                )
+
+
+def _blamed(made: Draft, layer: Layer) -> str | None:
+    """Return the tensor whose range makes most of the error of a layer, if one does."""
+    cause = max(layer.shares, key=lambda part: layer.shares[part])
+    nodes = (node for node in made.prepared.graph.nodes if label(node) == layer.name)
+    node = next(nodes, None)
+    if cause == "weights" or node is None:
+        return None
+    plan = made.plan.activations.get(layer.output if cause == "output" else node.inputs[0].name)
+    known = plan is None or isinstance(plan.spec.range, (Fixed, Given))
+    return None if plan is None or known else plan.shares
 
 
 def _is_open(move: Move, recipe: Recipe) -> bool:
