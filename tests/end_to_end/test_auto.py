@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from onnxq import recipe as onnxq_recipe
 from onnxq.cli.app import app
 from onnxq.errors import UsageError
 from onnxq.feeds import Batch
@@ -71,6 +72,23 @@ def test_what_the_user_asks_stays_and_layers_are_lifted_for_the_rest(tmp_path: P
     assert found["layers"]
     assert found["after"]["cosine"] >= 0.99
     assert "--exclude" in done.output or "--recipe" in done.output
+
+
+def test_ranges_that_do_harm_are_found_tensor_by_tensor(tmp_path: Path) -> None:
+    json_path, output = tmp_path / "q.json", tmp_path / "q.onnx"
+    asked = ("--range", "percentile", "--range-option", "percentile=97", "--min-cosine", "0.97")
+    done = run(output, *asked, "--no-correct-bias", "--json", str(json_path))
+    assert done.exit_code == 0, done.output
+    kept = [each["flags"] for each in told(json_path)["tried"] if each["kept"]]
+    tensors = [each.rpartition(" ")[2] for each in kept if each.startswith("range ")]
+    assert tensors
+    recipe = onnxq_recipe.load(tmp_path / "q.onnx.recipe.yaml")
+    assert set(tensors) == set(recipe.tensors)
+    assert f"--recipe {output}.recipe.yaml" in " ".join(done.output.split())
+    again = tmp_path / "again.onnx"
+    command = ["quantize", str(MODEL), "--data", str(SAMPLE / "calib.npz"), "--samples", "120"]
+    command += ["--recipe", f"{output}.recipe.yaml", "-o", str(again)]
+    assert CliRunner().invoke(app, command).exit_code == 0
 
 
 @pytest.mark.parametrize(
