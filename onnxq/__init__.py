@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnxq.pipeline import compare, quantize
     from onnxq.recipe import NodeRule, Recipe, TensorRule
     from onnxq.search.anneal import anneal
+    from onnxq.search.auto import auto
     from onnxq.search.cooling import Cooling
     from onnxq.search.lift import lift
     from onnxq.search.lifting import Bounds, Lifting
@@ -37,6 +38,7 @@ __all__ = [
     "TensorRule",
     "Tuning",
     "anneal",
+    "auto",
     "calibrate",
     "compare",
     "lift",
@@ -59,6 +61,7 @@ _HOME = {
     "TensorRule": "recipe",
     "Tuning": "search.settings",
     "anneal": "search.anneal",
+    "auto": "search.auto",
     "calibrate": "calibrating",
     "compare": "pipeline",
     "lift": "search.lift",
