@@ -17,8 +17,8 @@ from onnxq.graph.chain import Chain
 from onnxq.graph.edit import Names
 from onnxq.graph.io import Model, Node, array_of, constant, copied, sync
 from onnxq.graph.matrices import matrix_view
-from onnxq.graph.session import Runtime, Session
-from onnxq.graph.unfold import CONVOLUTIONS, by_row, unfolding
+from onnxq.graph.session import Runtime
+from onnxq.graph.unfold import CONVOLUTIONS, row_reader
 from onnxq.numerics.affine import fake_quantize
 from onnxq.numerics.matrices import matrices, restored
 from onnxq.numerics.rounding import Codes, output_error, reconstructed
@@ -193,15 +193,12 @@ def _products(
 ) -> tuple[Array, Array, float]:
     """Return ``Σ x̂ x̂ᵀ``, ``Σ x̂ xᵀ W`` and ``Σ |Wᵀ x|²`` of what a layer reads."""
     index, (groups, rows, _) = layer.key[1], layer.view.shape
-    alone = Session(unfolding(model, layer.node, index, layer.view), runtime)
+    rows_of = row_reader(model, layer.node, index, layer.view, runtime)
     gram, wanted, power = np.zeros((groups, rows, rows)), np.zeros(stack.shape), 0.0
     for exact, used in zip(*states, strict=True):
         values = used[layer.read]
         values = fake_quantize(values, layer.grid) if layer.grid is not None else values
-        made, real = (
-            by_row(layer.node, index, alone.run({layer.read: each})[0], groups)
-            for each in (values, exact[layer.read])
-        )
+        made, real = rows_of(values), rows_of(exact[layer.read])
         outputs = stack.astype(np.float32).transpose(0, 2, 1) @ real
         gram += made @ made.transpose(0, 2, 1)
         wanted += made @ outputs.transpose(0, 2, 1)

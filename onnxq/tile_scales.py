@@ -8,8 +8,8 @@ import numpy as np
 
 from onnxq.feeds import Batch
 from onnxq.graph.io import Model, Node, array_of
-from onnxq.graph.session import Runtime, Session, values_of
-from onnxq.graph.unfold import CONVOLUTIONS, by_row, unfolding
+from onnxq.graph.session import Runtime, values_of
+from onnxq.graph.unfold import CONVOLUTIONS, row_reader
 from onnxq.numerics.gram import cosine_scales
 from onnxq.numerics.matrices import matrices, stored_products
 from onnxq.plan import Key, Plan
@@ -70,11 +70,10 @@ def _grams(
     feeds = (batch.inputs for batch in batches)
     values = list(values_of(model, read.values(), feeds, runtime))
     for key, (node, view) in layers.items():
-        alone = Session(unfolding(model, node, key[1], view), runtime)
+        rows_of = row_reader(model, node, key[1], view, runtime)
         groups, rows, _ = view.shape
         gram = np.zeros((groups, rows, rows))
         for each in values:
-            (written,) = alone.run({read[key]: each[read[key]]})
-            row = by_row(node, key[1], written, groups)
+            row = rows_of(each[read[key]])
             gram += row @ row.transpose(0, 2, 1)
         yield key, stored_products(gram, view)

@@ -4,18 +4,53 @@ A layer whose matrix is the identity writes what it reads, row by row: padding, 
 dilations included. Rows come in their natural order, whatever order they are stored in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 import onnx
 
 from onnxq.graph.io import Model, Node, message_of
+from onnxq.graph.session import Runtime, Session
 from onnxq.numerics.matrices import restored
 from onnxq.types import Array, MatrixView
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 OPTIONAL_BIAS = 13  # no older operator set is needed, and before 11 a Gemm must have its bias
+
+
+def row_reader(
+    model: Model, node: Node, index: int, view: MatrixView, runtime: Runtime
+) -> Callable[[Array], Array]:
+    """Return what turns values that a layer reads into rows, see `by_row`.
+
+    Args:
+        model: The model the node is in.
+        node: A Conv, ConvTranspose, Gemm or MatMul.
+        index: Which input its weight is.
+        view: The matrices of that weight, of a MatMul one only.
+        runtime: How to run the layer, where that takes more than sorting.
+    """
+    groups = view.shape[0]
+    if is_plain(node):
+        return lambda values: by_row(node, index, values, groups)
+    read, session = (
+        node.inputs[1 - index].name,
+        Session(unfolding(model, node, index, view), runtime),
+    )
+    return lambda values: by_row(node, index, session.run({read: values})[0], groups)
+
+
+def is_plain(node: Node) -> bool:
+    """Say whether a layer whose matrix is the identity writes just what it reads."""
+    attrs = node.attrs
+    if node.op == "Gemm":
+        return attrs.get("alpha", 1.0) == 1.0 and not attrs.get("transA", 0)
+    if node.op == "Conv":
+        kernel = [*node.inputs[1].shape[2:], *(attrs.get("strides") or [])]
+        padded = any(attrs.get("pads") or []) or attrs.get("group", 1) > 1
+        return all(size == 1 for size in kernel) and not padded
+    return bool(node.op == "MatMul")
 
 
 def unfolding(model: Model, node: Node, index: int, view: MatrixView) -> onnx.ModelProto:
