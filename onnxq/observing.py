@@ -41,8 +41,8 @@ def completed(
 ) -> CalibrationTable:
     """Observe what passes rescaled, in the rescaled model, and add it to a table.
 
-    A pass names the tensors it rescales anew, so a table never has them, and nothing else has to
-    know which passes there were.
+    A pass names the tensors it rescales anew, by their factors, so a table never has them unless it
+    was completed for the same ones, and nothing else has to know which passes there were.
 
     Args:
         path: The float model.

@@ -6,6 +6,8 @@ Gemm            (K, N) or (N, K)   → (1, N, K, 1)
 MatMul          (K, N)             → (1, N, K, 1)
 """
 
+import hashlib
+
 import numpy as np
 
 from onnxq.graph.edit import Names, set_inputs
@@ -13,6 +15,7 @@ from onnxq.graph.io import Constant, Node, Tensor, array_of, constant
 from onnxq.graph.query import is_standard
 from onnxq.types import Array
 
+DIGITS = 8  # of a digest of factors in the name of what was divided by them
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -78,6 +81,21 @@ def _rescaled(node: Node, reads: Array | None, writes: Array | None) -> Array:
         grouped = grouped / writes.reshape(groups, outputs, 1, 1)
     found = _from_groups(node, grouped, values.shape)
     return np.ascontiguousarray(found.astype(np.float32))
+
+
+def name_after(names: Names, tensor: Tensor, suffix: str, factors: Array) -> str:
+    """Return a name for a tensor once it is divided by factors, others for other factors.
+
+    So statistics of what it was divided by before, or by something else, cannot be taken for its.
+
+    Args:
+        names: Free names.
+        tensor: The tensor.
+        suffix: What did it.
+        factors: One a channel.
+    """
+    digest = hashlib.sha256(factors.astype(np.float32).tobytes()).hexdigest()
+    return names.new(f"{tensor.name}{suffix}_{digest[:DIGITS]}")
 
 
 def rescale(

@@ -5,8 +5,8 @@ Before:
     z = Conv(Relu(y), W₂, b₂)
 
 After:
-    y_equalized = Conv(x, W₁/s, b₁/s)        s: one positive factor a channel of y
-    z = Conv(Relu(y_equalized), W₂·s, b₂)
+    y_equalized_… = Conv(x, W₁/s, b₁/s)        s: one positive factor a channel of y
+    z = Conv(Relu(y_equalized_…), W₂·s, b₂)
 
 `onnxq.graph.families` says which tensors share their factors, `onnxq.numerics.equalization` which
 factors make one scale a weight serve all channels. Tensors with other values get other names, so
@@ -29,7 +29,7 @@ from onnxq.graph.bounds import Bounds, channel_bounds
 from onnxq.graph.edit import Names, remove_nodes, set_inputs
 from onnxq.graph.families import Family, Place, families
 from onnxq.graph.io import Model, Node, Tensor, Variable, array_of, constant
-from onnxq.graph.linear import by_group, rescale
+from onnxq.graph.linear import by_group, name_after, rescale
 from onnxq.graph.query import activation_bounds, label
 from onnxq.numerics.equalization import WIDEST, Limits, Weight, clip_room, equalizing, room, weak
 from onnxq.passes import PassReport
@@ -166,7 +166,7 @@ def _apply(model: Model, scaled: Sequence[tuple[_Free, Array]]) -> None:
         for place in family.offsets:
             _divide(names, place, _broadcast(factors, place, family.axis))
         for tensor in family.tensors:
-            tensor.name = names.new(f"{tensor.name}{SUFFIX}")
+            tensor.name = name_after(names, tensor, SUFFIX, factors)
         for place, (least, most) in zip(family.clips, each.exact, strict=True):
             if (factors < least).any() or (factors > most).any():
                 _cut(model, names, place, _broadcast(factors, place, family.axis))

@@ -5,13 +5,13 @@ Before:
     q = MatMul(x, W₁)      k = MatMul(x, W₂)
 
 After:
-    x_smoothed = LayerNormalization(r, g/s, b/s)        s: one positive factor a channel of x
-    q = MatMul(x_smoothed, s·W₁)      k = MatMul(x_smoothed, s·W₂)
+    x_smoothed_… = LayerNormalization(r, g/s, b/s)        s: one positive factor a channel of x
+    q = MatMul(x_smoothed_…, s·W₁)      k = MatMul(x_smoothed_…, s·W₂)
 
 `onnxq.numerics.smoothing` says which factors; all weights that read x share them. The division
 goes into what writes x: scale and bias of a LayerNormalization, the constant of a Mul, Div or Add,
 the weights of a MatMul or Gemm, with any Relu, LeakyRelu or Identity between. Tensors with other
-values get other names; weights that others read too are copied.
+values get other names, other ones for other factors; weights that others read too are copied.
 
 Refused: (1) something else reads x, e.g. a residual Add, or x is an output of the model; (2) what
 writes x cannot take a factor a channel; (3) x has no channels of that number in all samples; (4) no
@@ -25,7 +25,7 @@ import numpy as np
 
 from onnxq.graph.edit import Names, set_inputs
 from onnxq.graph.io import Constant, Model, Node, Tensor, Variable, array_of, constant
-from onnxq.graph.linear import by_group, rescale, why_not_linear
+from onnxq.graph.linear import by_group, name_after, rescale, why_not_linear
 from onnxq.graph.query import is_standard, label
 from onnxq.numerics.smoothing import smoothing
 from onnxq.passes import PassReport
@@ -201,14 +201,14 @@ def _divide(names: Names, route: _Route, factors: Array) -> None:
     for node in route.layers:
         rescale(names, node, SUFFIX, writes=factors)
     for tensor in route.tensors:
-        tensor.name = names.new(f"{tensor.name}{SUFFIX}")
+        tensor.name = name_after(names, tensor, SUFFIX, factors)
 
 
 def _insert(
     model: Model, names: Names, tensor: Tensor, readers: Sequence[Node], factors: Array
 ) -> None:
     """Divide a tensor by a Mul of its own, for some of its readers."""
-    after = Variable(names.new(f"{tensor.name}{SUFFIX}"))
+    after = Variable(name_after(names, tensor, SUFFIX, factors))
     inverse = constant(names.new(f"{tensor.name}_inverse"), (1 / factors).astype(np.float32))
     node = Node("Mul", f"{after.name}_Mul", inputs=[tensor, inverse], outputs=[after])
     model.graph.nodes.append(node)

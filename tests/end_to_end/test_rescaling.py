@@ -1,6 +1,7 @@
 """quantize --equalize and --smooth as a user runs them: what they bring, ask for and say."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,9 +10,13 @@ import onnx
 import pytest
 from typer.testing import CliRunner, Result
 
+import onnxq as library
 from onnxq.cli.app import app
+from onnxq.drafting import draft
+from onnxq.errors import CalibrationError
 from onnxq.graph import io
 from onnxq.graph.io import array_of
+from onnxq.observing import completed
 from onnxq.passes.prepare import prepare
 from tests.graphs import build, run
 
@@ -84,7 +89,7 @@ def test_one_scale_a_weight_is_enough_after_equalization(folder: Path) -> None:
     assert len(changed["changed"]) >= 6
     assert changed["note"] == "by the largest values of 8 samples"
     names = {each["name"] for each in found["equalized"]["activations"]}
-    assert any(name.endswith("_equalized") for name in names)
+    assert any(re.search("_equalized_[0-9a-f]{8}$", name) for name in names)
 
 
 def test_without_data_what_was_rescaled_is_missing(folder: Path) -> None:
@@ -177,6 +182,22 @@ def test_smoothing_brings_outliers_within_the_codes(outliers: Path) -> None:
     near = [each["check"]["outputs"]["y"]["sqnr_db"] for each in (plain, smoothed)]
     assert near[1] > near[0] + 10
     assert len(pass_of(smoothed, "smooth")["changed"]) == 3
+
+
+def test_statistics_for_other_factors_are_not_taken(outliers: Path) -> None:
+    model, cut = outliers / "model.onnx", library.Cut(samples=32)
+    source, runtime = library.Source(data=str(outliers / "data.npz"), cut=cut), library.Runtime()
+    table = library.calibrate(model, source, runtime=runtime)
+    mild, strong = (library.Recipe(smooth=alpha) for alpha in (0.3, 0.7))
+    once = completed(model, table, mild, source, runtime)
+    with pytest.raises(CalibrationError, match="--data"):
+        draft(model, once, strong, runtime=runtime)
+    both = completed(model, once, strong, source, runtime)
+    found = [draft(model, each, strong, runtime=runtime).seen for each in (
+        both, completed(model, table, strong, source, runtime))]  # fmt: skip
+    assert found[0].keys() == found[1].keys()
+    for name, seen in found[0].items():
+        assert (seen.lo, seen.hi) == (found[1][name].lo, found[1][name].hi)
 
 
 def test_smoothing_needs_samples(outliers: Path) -> None:
