@@ -27,14 +27,12 @@ class Repaired:
     Attributes:
         used: What the model computes with.
         fits: What was found for each range that was fitted; None where that was not asked for.
-        reconstructed: Whether weights were rounded for what their layer writes.
         corrected: How many biases take up the mean error of their layer.
         fitted: Whether anything was fitted on the samples.
     """
 
     used: Used
     fits: Mapping[str, Fit] | None = None
-    reconstructed: bool = False
     corrected: int = 0
     fitted: bool = False
 
@@ -71,7 +69,6 @@ def repaired(
     return Repaired(
         used=used,
         fits=fits,
-        reconstructed=bool(recipe.reconstruct),
         corrected=count,
         fitted=recipe.tile_scales == "cosine" or bool(fits or used.rounded or count),
     )

@@ -44,8 +44,7 @@ class Codes:
 
     def ordered(self, order: Array) -> "Codes":
         """Return those of the same matrices with their rows in another order."""
-        both = (_taken(each, order) for each in (self.scale, self.zero_point))
-        scale, zero_point = both
+        scale, zero_point = _taken(self.scale, order), _taken(self.zero_point, order)
         return Codes(scale=scale, zero_point=zero_point, ends=self.ends)
 
 

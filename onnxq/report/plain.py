@@ -106,7 +106,7 @@ def _fits_dict(fits: Mapping[str, Fit] | None) -> dict[str, Any] | None:
 def _rounded_dict(result: Quantized) -> dict[str, Any] | None:
     """Return the relative noise of the layers whose weights were reconstructed."""
     rounded, nodes = result.repairs.used.rounded, result.plan.nodes
-    if not result.repairs.reconstructed:
+    if not result.plan.recipe.reconstruct:
         return None
     return {
         nodes[output].label: {"noise": {"nearest": each.before, "reconstructed": each.after}}

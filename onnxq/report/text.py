@@ -129,7 +129,7 @@ def _fused(result: Quantized) -> Iterator[str]:
 def _reconstructed(result: Quantized) -> Iterator[str]:
     """Yield what rounding weights for their layer's output brought on the samples it saw."""
     rounded = result.repairs.used.rounded.values()
-    if not result.repairs.reconstructed:
+    if not result.plan.recipe.reconstruct:
         return
     count = max(len(rounded), 1)
     before = 100 * sum(each.before for each in rounded) / count

@@ -31,7 +31,7 @@ from onnxq.ranges.given import Given
 from onnxq.recipe import Recipe, TensorRule
 from onnxq.search.emission import Emission
 from onnxq.search.exam import Exam, examined, sides, unfitted
-from onnxq.search.lift import Lifted, lift
+from onnxq.search.lift import Lifted, check_asked, lift
 from onnxq.search.lifting import TRIALS, Lifting, LiftProgress
 from onnxq.search.samples import read
 from onnxq.search.trials import Measured, emitted, first_samples, float_score, measured
@@ -117,6 +117,7 @@ class _Bench:
         exam: The samples to choose on that nothing is fitted on.
         judge: The same, by cosine.
         level: What the float model scores on the exam; None if that is not asked.
+        max_opset: Newest operator set the result may need.
         runtime: How to run models.
     """
 
@@ -125,6 +126,7 @@ class _Bench:
     exam: Exam
     judge: Exam
     level: float | None
+    max_opset: int | None
     runtime: Runtime
 
 
@@ -231,16 +233,22 @@ def auto(  # noqa: PLR0913 - like lift, and how long
         QualityError: No model that was tried holds the bounds; nothing is written.
         OutputError: The output cannot be written, or is an input.
     """
-    runtime, begun = runtime or Runtime(), time.monotonic()
-    bench = _bench(model, table, data[0], lifting, runtime)
-    made = draft(model, table, recipe, max_opset=lifting.max_opset, runtime=runtime)
-    with emitted(made, runtime) as session:
+    check_asked(model, recipe, output)
+    begun = time.monotonic()
+    bench = _bench(model, table, data[0], lifting, runtime or Runtime())
+    made = draft(model, table, recipe, max_opset=lifting.max_opset, runtime=bench.runtime)
+    with emitted(made, bench.runtime) as session:
         found = measured(bench.exam, session, bench.level)
     state = _State(recipe=recipe, table=table, made=made, found=found)
     longest, tried = time.monotonic() - begun, list[Tried]()
+
+    def is_over() -> bool:
+        """Say whether the bounds hold, or the time is up."""
+        return lifting.bounds.hold(state.found) or begun + seconds - time.monotonic() < longest
+
     for stage in (lambda *_: FIRST, _worst, lambda *_: LAST):
-        for move in stage(state, bench):
-            if lifting.bounds.hold(state.found) or begun + seconds - time.monotonic() < longest:
+        for move in () if is_over() else stage(state, bench):
+            if is_over():
                 break
             if move.fits(state.made) and _is_open(move, recipe):
                 done, cosine = len(tried), state.found.cosine
@@ -252,7 +260,7 @@ def auto(  # noqa: PLR0913 - like lift, and how long
     lifted = lift(
         *(model, state.table, state.recipe, data, output),
         lifting=replace(lifting, trials=trials),
-        runtime=runtime,
+        runtime=bench.runtime,
         report=report,
     )
     return Automatic(
@@ -277,6 +285,7 @@ def _bench(
         exam=exam,
         judge=replace(exam, metric=Cosine()),
         level=float_score(exam) if judged else None,
+        max_opset=lifting.max_opset,
         runtime=runtime,
     )
 
@@ -340,7 +349,7 @@ def _after(move: Move, state: _State, bench: _Bench) -> tuple[_State, Tried]:
 
     try:
         table = completed(bench.model, state.table, recipe, bench.source, bench.runtime)
-        made = draft(bench.model, table, recipe, runtime=bench.runtime)
+        made = draft(bench.model, table, recipe, max_opset=bench.max_opset, runtime=bench.runtime)
     except CANNOT as error:
         log.info("%s: %s", move.flags, error)
         return state, told(None, str(error))

@@ -125,10 +125,7 @@ def lift(  # noqa: PLR0913 - like quantize, and how to lift
         QualityError: No model that was tried holds the bounds; nothing is written.
         OutputError: The output cannot be written, or is an input.
     """
-    for path in (output, recipe_path(output)):
-        check_target(path, io.files_of(model))
-    if recipe.qdq is False:
-        raise RecipeError("--no-qdq leaves nothing to lift: bounds need Q and DQ")
+    check_asked(model, recipe, output)
     begun = time.monotonic()
     shop, held = _opened(model, table, recipe, data, lifting, runtime or Runtime())
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -163,6 +160,19 @@ def lift(  # noqa: PLR0913 - like quantize, and how to lift
         trials=ledger.count,
         seconds=seconds,
     )
+
+
+def check_asked(model: Path, recipe: Recipe, output: Path) -> None:
+    """Refuse before the work what could only fail behind it.
+
+    Raises:
+        RecipeError: The recipe leaves the graph float.
+        OutputError: An output cannot be written, or is an input.
+    """
+    for path in (output, recipe_path(output)):
+        check_target(path, io.files_of(model))
+    if recipe.qdq is False:
+        raise RecipeError("--no-qdq leaves nothing to lift: bounds need Q and DQ")
 
 
 def _opened(
