@@ -74,7 +74,7 @@ class LiftFlags:
         str | None,
         typer.Option(
             help="Measure the result on this too; by default every fifth sample of --data is held "
-            "out for it. With --fallback or --max-drop.",
+            "out for it. With --auto, --fallback or --max-drop.",
             rich_help_panel=options.DATA,
         ),
     ] = None
@@ -139,7 +139,7 @@ class LiftFlags:
         if self.max_drop is None and (self.metric or self.metric_option or self.labels):
             raise UsageError("--metric, --metric-option and --labels are what --max-drop counts in")
         if self.eval_data is not None and not self.searches:
-            raise UsageError("--eval-data measures what --fallback or --max-drop asks for")
+            raise UsageError("--eval-data measures what --auto, --fallback or --max-drop asks for")
 
     @property
     def label_options(self) -> list[str]:

@@ -78,13 +78,12 @@ def show_sensitivity(screen: Any, model: Path, given: RankFlags, asked: RecipeFl
     """Rank the layers of a model and print them."""
     from rich.markup import escape  # noqa: PLC0415
 
-    from onnxq import pipeline, table_file  # noqa: PLC0415
     from onnxq.cli.common import (  # noqa: PLC0415
         check_order,
-        observed_by,
         recipe_of,
         runtime_of,
         source_of,
+        table_of,
     )
     from onnxq.report.sensitivity import sensitivity_dict, sensitivity_lines  # noqa: PLC0415
     from onnxq.search.sensitivity import CONFIRMED, sensitivity  # noqa: PLC0415
@@ -95,15 +94,7 @@ def show_sensitivity(screen: Any, model: Path, given: RankFlags, asked: RecipeFl
     cut = given.batch_size, given.samples, None
     read = (given.reader, given.data_option, given.import_path)
     source = source_of(given.data, *read, cut) if given.data else None
-    if given.calib is not None:
-        table = table_file.load(given.calib)
-    else:
-        assert source is not None
-        with screen.progress("calibrate") as report:
-            observed = observed_by(recipe)
-            table = pipeline.calibrate(
-                model, source, recipe=observed, runtime=runtime, report=report
-            )
+    table = table_of(screen, model, given.calib, source, recipe, runtime, every=True)
     confirm = CONFIRMED if given.confirm is None else given.confirm
     with screen.steps("confirm", "layers") as step:
         found = sensitivity(

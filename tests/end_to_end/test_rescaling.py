@@ -200,6 +200,13 @@ def test_statistics_for_other_factors_are_not_taken(outliers: Path) -> None:
         assert (seen.lo, seen.hi) == (found[1][name].lo, found[1][name].hi)
 
 
+def test_sensitivity_is_that_of_the_rescaled_model(outliers: Path) -> None:
+    command = ("inspect", outliers / "model.onnx", "--sensitivity", "--confirm", 0)
+    data = ("--data", outliers / "data.npz")
+    plain, smoothed = (told(*command, *data, *flags) for flags in ((), ("--smooth", 0.5)))
+    assert smoothed["quantized"]["sqnr_db"] > plain["quantized"]["sqnr_db"] + 10
+
+
 def test_smoothing_needs_samples(outliers: Path) -> None:
     done = onnxq("calibrate", outliers / "model.onnx", "--data", outliers / "data.npz",
                  "--keep-samples", 0, "-o", outliers / "c.calib")  # fmt: skip
