@@ -78,8 +78,10 @@ def quantize(
         raise UsageError("give --calib FILE or --data PATH")
     if groups is not None and calib is None:
         raise UsageError("--groups names groups of a table: give it with --calib")
-    suffixes = ("", ".data", ".recipe.yaml", *SIDECARS)
-    own = [output.with_name(f"{output.name}{suffix}") for suffix in suffixes]
+    own = [
+        output.with_name(f"{output.name}{suffix}")
+        for suffix in ("", ".data", ".recipe.yaml", *SIDECARS)
+    ]
     read = [Path(each) for each in (calib, data, given.eval_data, asked.recipe) if each]
     screen = Screen(quiet=quiet, verbose=verbose, to=json, beside=[model, *own, *read])
     recipe = recipe_of(asked)
@@ -108,34 +110,67 @@ def quantize(
         repairs=given.auto,
     )
     if lifting is not None:
-        seconds = given.seconds if given.auto else None
-        _search(screen, (model, table, recipe, parted, output), lifting, runtime, seconds)
+        jobs = (model, table, recipe, parted, output), {"lifting": lifting, "runtime": runtime}
+        if given.auto:
+            flags = {"--data": data, "--reader": reader, "--samples": samples}
+            _auto(screen, *jobs, given.seconds, (calib, flags, data_option or []))
+        else:
+            _lift(screen, *jobs)
         return
-    limits = pipeline.Limits(min_cosine=given.min_cosine, max_opset=max_opset)
-    result = pipeline.quantize(model, table, recipe, output, limits=limits, runtime=runtime)
+    result = pipeline.quantize(
+        *(model, table, recipe, output),
+        limits=pipeline.Limits(min_cosine=given.min_cosine, max_opset=max_opset),
+        runtime=runtime,
+    )
     tell(screen, result, (), quantized_dict(result))
 
 
-def _search(
-    screen: Any, asked: tuple[Any, ...], lifting: Any, runtime: Any, seconds: float | None
+def _lift(screen: Any, asked: tuple[Any, ...], how: dict[str, Any]) -> None:
+    """Write the model, as much of it lifted as the bounds need, and tell of it."""
+    from onnxq.cli.search_flags import tell  # noqa: PLC0415
+    from onnxq.report.lifting import lifted_dict, lifted_tables  # noqa: PLC0415
+    from onnxq.search.lift import lift  # noqa: PLC0415
+
+    with screen.steps("quantize", "trials") as step:
+        found = lift(*asked, **how, report=step)
+    tell(screen, found.quantized, lifted_tables(found), lifted_dict(found))
+
+
+def _auto(
+    screen: Any,
+    asked: tuple[Any, ...],
+    how: dict[str, Any],
+    seconds: float,
+    read: tuple[Path | None, dict[str, Any], list[str]],
 ) -> None:
-    """Write the model, repaired if there is time for it, and as much lifted as the bounds need."""
+    """Write the model, repaired and lifted, and tell of it and of the command without a search.
+
+    Args:
+        screen: Where to print.
+        asked: What `onnxq.search.auto.auto` is asked.
+        how: How.
+        seconds: Time for it.
+        read: The table's file, the flags of the data, and the options of its reader.
+    """
+    import shlex  # noqa: PLC0415
+
     from onnxq.cli.search_flags import tell  # noqa: PLC0415
     from onnxq.report.lifting import (  # noqa: PLC0415
         automatic_dict,
         automatic_lines,
-        lifted_dict,
         lifted_tables,
     )
     from onnxq.search.auto import auto  # noqa: PLC0415
-    from onnxq.search.lift import lift  # noqa: PLC0415
+    from onnxq.search.tune import recipe_path  # noqa: PLC0415
 
-    how: dict[str, Any] = {"lifting": lifting, "runtime": runtime}
     with screen.steps("quantize", "trials") as step:
-        if seconds is None:
-            lifted = lift(*asked, **how, report=step)
-            told: Any = (), lifted_dict(lifted)
-        else:
-            found = auto(*asked, **how, seconds=seconds, report=step)
-            lifted, told = found.lifted, (automatic_lines(found), automatic_dict(found))
-    tell(screen, lifted.quantized, [*told[0], *lifted_tables(lifted)], told[1])
+        found = auto(*asked, **how, seconds=seconds, report=step)
+    model, output, (calib, flags, options_given) = str(asked[0]), str(asked[-1]), read
+    used = [f"--calib={calib}"] if calib else []
+    if not calib or found.lifted.recipe.rescales:
+        used += [f"{flag}={value}" for flag, value in flags.items() if value is not None]
+        used += [f"--data-option={pair}" for pair in options_given]
+    used += [f"--recipe={recipe_path(asked[-1])}", "-o", output]
+    again = shlex.join(["onnxq", "quantize", model, *used])
+    told = (*automatic_lines(found, again), *lifted_tables(found.lifted))
+    tell(screen, found.lifted.quantized, told, automatic_dict(found, again))

@@ -1,6 +1,5 @@
 """What was lifted out of the integers to hold a bound, for people and for machines."""
 
-import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ from onnxq.report.tuning import side_dict, sides_table
 from onnxq.report.values import compact, number
 from onnxq.search.auto import Automatic
 from onnxq.search.lift import Lifted
-from onnxq.search.trials import Measured, exactly
+from onnxq.search.trials import Measured
 from onnxq.search.tune import recipe_path
 
 
@@ -87,7 +86,7 @@ def _costs(result: Lifted) -> Iterator[str]:
     yield f"{result.trials} models quantized, {result.seconds:.1f} s"
 
 
-def automatic_lines(result: Automatic) -> Iterator[str]:
+def automatic_lines(result: Automatic, again: str) -> Iterator[str]:
     """Yield what was tried, what it brought, and the command that makes the same again."""
     for each in result.tried:
         what = "kept" if each.kept else "left out"
@@ -98,15 +97,11 @@ def automatic_lines(result: Automatic) -> Iterator[str]:
         yield escape(f"{each.flags}: {what}: {why}; {each.seconds:.1f} s")
     if not result.tried:
         yield "no repair was needed" if result.lifted.reached else "there was no repair to try"
-    kept = [each.flags for each in result.tried if each.kept]
-    flags = [each for each in kept if each.startswith("--")]
-    flags += [f"--exclude {shlex.quote(exactly(layer.name))}" for layer in result.lifted.layers]
-    if len(flags) < len(kept) + len(result.lifted.layers):  # single tensors have no flags
-        flags = [f"--recipe {shlex.quote(str(recipe_path(result.lifted.quantized.path)))}"]
-    yield escape(f"the same by flags: {' '.join(flags) or 'none at all'}")
+    yield escape(f"kept: {', '.join(e.flags for e in result.tried if e.kept) or 'nothing'}")
+    yield escape(f"the same without a search: {again}")
 
 
-def automatic_dict(result: Automatic) -> dict[str, Any]:
+def automatic_dict(result: Automatic, again: str) -> dict[str, Any]:
     """Return what `auto` did as plain values."""
     tried = [
         {
@@ -121,6 +116,7 @@ def automatic_dict(result: Automatic) -> dict[str, Any]:
     return {
         **lifted_dict(result.lifted),
         "tried": tried,
+        "command": again,
         "judged_on": result.samples,
         "all_seconds": result.seconds,
     }
