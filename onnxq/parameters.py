@@ -18,18 +18,32 @@ from onnxq.types import Array, QuantParams, QuantSpec, Range, TensorStats
 
 log = logging.getLogger(__name__)
 
+Known = dict[tuple[str, str], QuantParams]  # by the name of a tensor and what is asked of it
 
-def activation_params(plan: Plan, seen: Mapping[str, TensorStats]) -> dict[str, QuantParams]:
-    """Choose range and parameters of every activation; sharers get the same."""
+
+def activation_params(
+    plan: Plan, seen: Mapping[str, TensorStats], known: Known | None = None
+) -> dict[str, QuantParams]:
+    """Choose range and parameters of every activation; sharers get the same.
+
+    Args:
+        plan: What becomes of every node and tensor.
+        seen: Statistics of every activation.
+        known: What was chosen before, from the same statistics; what is chosen now is added.
+    """
+    known = {} if known is None else known
     chosen: dict[str, QuantParams] = {}
     for name, activation in plan.activations.items():
         if activation.shares != name:
             chosen[name] = chosen[activation.shares]
             continue
         spec, stats = activation.spec, seen[name]
-        interval = _filled(spec.range(stats, spec)).within(*spec.bounds)
-        chosen[name] = params_of(interval, spec)
-        _warn_beyond(name, stats, spec)
+        key = name, repr((spec, activation.group))
+        if key not in known:
+            interval = _filled(spec.range(stats, spec)).within(*spec.bounds)
+            known[key] = params_of(interval, spec)
+            _warn_beyond(name, stats, spec)
+        chosen[name] = known[key]
     return chosen
 
 
@@ -54,17 +68,27 @@ def _filled(chosen: Range) -> Range:
     return Range(np.where(asleep, low, chosen.lo), np.where(asleep, high, chosen.hi))
 
 
-def weight_params(plan: Plan, model: Model) -> dict[tuple[str, int], QuantParams]:
-    """Choose range and parameters of every weight, directly from its values."""
+def weight_params(
+    plan: Plan, model: Model, known: Known | None = None
+) -> dict[tuple[str, int], QuantParams]:
+    """Choose range and parameters of every weight, directly from its values.
+
+    Args:
+        plan: What becomes of every node and tensor.
+        model: The prepared model.
+        known: What was chosen before, for the same values; what is chosen now is added.
+    """
+    known = {} if known is None else known
     constants = model.graph.tensors()
     chosen = {}
-    for key, node in plan.nodes.items():
+    for output, node in plan.nodes.items():
         for weight in node.weights:
-            stats = weight_stats(weight, io.array_of(constants[weight.name]))
-            _warn_beyond(weight.name, stats, weight.spec)
-            chosen[key, weight.index] = params_of(
-                weight.spec.range(stats, weight.spec), weight.spec
-            )
+            key = weight.name, repr(weight.spec)
+            if key not in known:
+                stats = weight_stats(weight, io.array_of(constants[weight.name]))
+                _warn_beyond(weight.name, stats, weight.spec)
+                known[key] = params_of(weight.spec.range(stats, weight.spec), weight.spec)
+            chosen[output, weight.index] = known[key]
     return chosen
 
 

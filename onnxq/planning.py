@@ -87,6 +87,23 @@ def plan_model(
     return prepared, _fitting(prepared, plan, table, unfit), passes, before
 
 
+def replanned(model: Model, recipe: Recipe, table: CalibrationTable) -> Plan:
+    """Plan a model that is prepared already, by another recipe for the same operator set.
+
+    Args:
+        model: The model of `plan_model`.
+        recipe: What is asked.
+        table: Its calibration table.
+
+    Raises:
+        CalibrationError: The table lacks a tensor.
+        RecipeError: The recipe means nothing here.
+        UnsupportedError: The target cannot express the recipe.
+        NothingToQuantizeError: Nothing can be quantized.
+    """
+    return _fitting(model, resolve(model, target_of(recipe), recipe), table, {})
+
+
 def _fitting(model: Model, plan: Plan, table: CalibrationTable, unfit: dict[str, str]) -> Plan:
     """Plan again until all that was seen fits: tensors for integers, and channels for scales."""
     whole: dict[str, str] = {}

@@ -7,10 +7,10 @@ from onnxq.metrics.classification import Classification
 from onnxq.metrics.detection import Detection
 from onnxq.metrics.recognition import Recognition
 from onnxq.metrics.segmentation import Segmentation
-from onnxq.metrics.unlabelled import Cosine, RelativeEntropy
+from onnxq.metrics.unlabelled import Cosine, Noise, RelativeEntropy
 from onnxq.registry import build, find
 
-METRICS = (Classification, Segmentation, Detection, Recognition, Cosine, RelativeEntropy)
+METRICS = (Classification, Segmentation, Detection, Recognition, Cosine, Noise, RelativeEntropy)
 
 
 def metric(name: str, **options: Any) -> Metric:

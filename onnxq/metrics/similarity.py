@@ -108,6 +108,19 @@ def cosines(reference: Array, got: Array) -> Array:
     return found
 
 
+def powers(reference: Array, got: Array) -> tuple[list[float], list[float]]:
+    """Return the sums of squares of each sample and of its difference, as `similarity` counts them.
+
+    Args:
+        reference: Output of the float model, shape ``(samples, …)``.
+        got: Output of the quantized model, same shape.
+    """
+    y, z, _ = _finite(reference, got)
+    signal: list[float] = np.square(y).sum(axis=1).tolist()
+    noise: list[float] = np.square(y - z).sum(axis=1).tolist()
+    return signal, noise
+
+
 def _finite(reference: Array, got: Array) -> tuple[Array, Array, Array]:
     """Return both as float64 rows, zero where not finite, and which rows differ in that."""
     flat = reference.shape[0] if reference.ndim else 1, math.prod(reference.shape[1:])

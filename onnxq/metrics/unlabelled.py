@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxq.errors import RecipeError
 from onnxq.metrics.answers import Answers, misfit, output_of
-from onnxq.metrics.similarity import cosines
+from onnxq.metrics.similarity import cosines, powers
 from onnxq.types import Array
 
 SIMPLEX = 1e-3  # how far from 1 the sum of probabilities may be
@@ -38,6 +38,43 @@ class Cosine:
     def score(self, evidence: Sequence[Any]) -> float:
         """Return the mean."""
         return float(np.mean(evidence))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Minus the noise over the signal of the output where that is largest; no labels.
+
+    ``−Σ(y − ŷ)²/Σy²`` over all samples: SQNR in dB is ``−10·log10`` of it. Errors of layers add up
+    in it, and no single sample decides, as it may in relative entropy.
+
+    Attributes:
+        output: Name of the output; None for all of numbers.
+    """
+
+    name: ClassVar[str] = "noise"
+    best: ClassVar[float] = 0.0
+    smooth: ClassVar[bool] = True
+    output: str | None = None
+
+    def evidence(self, answers: Answers) -> Sequence[tuple[tuple[float, float], ...]]:
+        """Return signal and noise of each output, for each sample; of the batch likewise."""
+        pairs = _pairs(self.name, answers, self.output, "fiub")
+        outputs = [list(zip(*powers(a, b), strict=True)) for _, a, b in pairs]
+        return list(zip(*outputs, strict=True))
+
+    def score(self, evidence: Sequence[Any]) -> float:
+        """Return minus the largest ratio; an output without a signal counts as 1."""
+        sums = np.sum(np.array(evidence, np.float64), axis=0)
+        signal, noise = sums[:, 0], sums[:, 1]
+        return 0.0 - float((noise / np.where(signal > 0, signal, 1.0)).max())
+
+    def units(self, evidence: Sequence[Any]) -> list[float]:
+        """Return what to compare sample by sample: minus the noise, over the mean signal."""
+        powers_ = np.array(evidence, np.float64)
+        signal = powers_[..., 0].mean(axis=0)
+        found = powers_[..., 1] / np.where(signal > 0, signal, 1.0)
+        rows: list[float] = (0.0 - found.max(axis=1)).tolist()
+        return rows
 
 
 @dataclass(frozen=True, kw_only=True)

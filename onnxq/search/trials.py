@@ -12,6 +12,7 @@ from onnxq.comparison import nearness
 from onnxq.drafting import Draft, draft
 from onnxq.errors import NothingToQuantizeError
 from onnxq.feeds import Batch
+from onnxq.graph.io import Model
 from onnxq.graph.query import label
 from onnxq.graph.session import Runtime, Session
 from onnxq.layers import EFFECT_SAMPLES
@@ -101,7 +102,7 @@ class Workshop:
     def _rules(self, name: str, op: str) -> Iterator[NodeRule]:
         """Yield what lifts one layer; in 16 bits it keeps what is asked of it besides."""
         if self.dtype is None:
-            for each in [(name, op), *absorbed(self.made, name)]:
+            for each in [(name, op), *absorbed_by(self.made.prepared, self.made.plan, name)]:
                 yield NodeRule(name=exactly(each[0]), op=each[1], quantize=False)
             return
         asked = next((r for r in self.recipe.rules if r.matches(name, op)), NodeRule(op=op))
@@ -134,18 +135,23 @@ def exactly(name: str) -> str:
     return f"^{re.escape(name)}$"
 
 
-def absorbed(made: Draft, name: str) -> Iterator[tuple[str, str]]:
+def absorbed_by(model: Model, plan: Plan, name: str) -> Iterator[tuple[str, str]]:
     """Yield name and type of the activation that a node absorbs, if it has integers of its own.
 
     Beside a float operator it would be quantized by itself, from values nobody observed.
+
+    Args:
+        model: The prepared model.
+        plan: What becomes of it.
+        name: The node.
     """
-    target = made.plan.target
-    for node in made.prepared.graph.nodes:
+    target = plan.target
+    for node in model.graph.nodes:
         if label(node) != name or not node.outputs or len(node.outputs[0].outputs) != 1:
             continue
         after = node.outputs[0].outputs[0]
-        plan = made.plan.nodes.get(after.outputs[0].name) if after.outputs else None
-        if plan is not None and not plan.quantized and after.op in target.absorbs:
+        absorbed = plan.nodes.get(after.outputs[0].name) if after.outputs else None
+        if absorbed is not None and not absorbed.quantized and after.op in target.absorbs:
             yield from [(label(after), after.op)] if after.op in target.ops else []
 
 

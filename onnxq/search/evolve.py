@@ -1,0 +1,288 @@
+"""Search for the strategy that quantizes a model best: ``onnxq search``."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from onnxq import pipeline
+from onnxq.errors import ModelError, QualityError, RecipeError
+from onnxq.files import check_target
+from onnxq.graph import io
+from onnxq.graph.session import Runtime, Session
+from onnxq.metrics.classification import Paired
+from onnxq.metrics.judge import checked_score, scored
+from onnxq.recipe import Recipe, dumps
+from onnxq.search.exam import Exam, examined, shuffled
+from onnxq.search.hunt import Hunt
+from onnxq.search.laboratory import Laboratory, evidence_of
+from onnxq.search.samples import identity, read
+from onnxq.search.searching import Finalist, Generation, Row, Searched, Searching
+from onnxq.search.space import Space, space_of
+from onnxq.search.stock import Stock
+from onnxq.search.store import Store
+from onnxq.search.strategy import decode, factors_of, space_id
+from onnxq.search.trials import Measured
+from onnxq.search.tune import recipe_path, write_recipe
+from onnxq.sources import Source
+from onnxq.table import CalibrationTable
+
+FINALISTS = 12  # of the front, measured on samples not searched on
+
+
+def search(  # noqa: PLR0913 - like quantize, and how to search
+    model: Path,
+    table: CalibrationTable,
+    recipe: Recipe,
+    data: tuple[Source, Source],
+    output: Path,
+    *,
+    searching: Searching,
+    runtime: Runtime | None = None,
+    report: Callable[[Generation], None] = lambda _: None,
+) -> Searched:
+    """Search for the strategy that quantizes a model best, and write that model and its recipe.
+
+    What the recipe says stays as it says; all else that `Searching.opened` names is open.
+
+    Memory: the samples, their float outputs, and codes and parameters of every tensor for every
+    option that was tried.
+
+    Args:
+        model: The float model.
+        table: Its calibration table.
+        recipe: What is not to be searched.
+        data: The samples to search on, which the table was made of, and those to measure on, see
+            `onnxq.search.samples.parts`.
+        output: Where the model goes; its recipe goes to `onnxq.search.tune.recipe_path` of it.
+        searching: How to search.
+        runtime: How to run models.
+        report: Called after every evaluation.
+
+    Raises:
+        UsageError: The recipe leaves nothing to choose, or a factor is none.
+        ModelError: The model cannot be loaded or run, or holds nothing to quantize.
+        CalibrationError: Table, data, labels or store do not fit, or the metric fails.
+        RecipeError: The recipe or the metric does not fit the model.
+        UnsupportedError: The target cannot express the recipe.
+        QualityError: No strategy that was tried holds the bounds; nothing is written.
+        OutputError: An output cannot be written, or is an input.
+    """
+    runtime, begun = runtime or Runtime(), time.monotonic()
+    _check(model, recipe, output)
+    reference = Session(model, runtime)
+    kept, held = (read(source, reference) for source in data)
+    others = examined(reference, held, searching.metric)
+    others.evidence(0, others.references[0])  # what does not fit is refused before the work
+    exam = examined(reference, shuffled(kept, searching.seed), searching.metric)
+    laboratory = opened(model, table, recipe, searching, data[0], runtime)
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        store = _store(Path(folder) / "store", table, recipe, data, searching, laboratory.space)
+        hunt = Hunt(laboratory, exam, searching, store, _level(exam), report)
+        hunt.run()
+        return _finished(
+            hunt,
+            laboratory,
+            (exam, others),
+            (model, table, output),
+            begun,
+            searching,
+            runtime,
+        )
+
+
+def opened(
+    model: Path,
+    table: CalibrationTable,
+    recipe: Recipe,
+    searching: Searching,
+    source: Source | None,
+    runtime: Runtime,
+) -> Laboratory:
+    """Return the space of a model, and what it takes to try its strategies.
+
+    Args:
+        model: The float model.
+        table: Its calibration table.
+        recipe: What is not to be searched.
+        searching: How to search: which factors are open, and up to which operator set.
+        source: The data of the table: what is rescaled is observed on it.
+        runtime: How to run models.
+
+    Raises:
+        UsageError: The recipe leaves nothing to choose, or a factor is none.
+        OnnxqError: Of any kind: recipe, table and model do not fit.
+    """
+    stock = Stock(model, table, recipe, runtime, searching.max_opset)
+    groups = len(table.groups)
+    space = space_of(stock.prepared, stock.plan, recipe, searching.opened, groups)
+    return Laboratory(space, stock, source)
+
+
+def strategy_of(
+    code: str,
+    model: Path,
+    table: CalibrationTable,
+    recipe: Recipe,
+    source: Source | None,
+    runtime: Runtime,
+) -> tuple[Recipe, tuple[int, ...] | None]:
+    """Return the recipe of a strategy, and the groups of samples it takes; None for all.
+
+    Args:
+        code: The strategy, as `search` names it.
+        model: The float model.
+        table: Its calibration table.
+        recipe: What was not searched.
+        source: The data of the table, if it is at hand.
+        runtime: How to run models.
+
+    Raises:
+        RecipeError: It is no code, or of another space.
+        OnnxqError: Of any kind: recipe, table and model do not fit.
+    """
+    searching = Searching(factors=factors_of(code), evaluations=1)
+    laboratory = opened(model, table, recipe, searching, source, runtime)
+    genes = decode(laboratory.space, code)
+    return laboratory.resolved(genes), laboratory.space.groups(genes)
+
+
+def _check(model: Path, recipe: Recipe, output: Path) -> None:
+    """Refuse before the work what could only fail behind it."""
+    for path in (output, recipe_path(output)):
+        check_target(path, io.files_of(model))
+    if recipe.qdq is False:
+        raise RecipeError(
+            "search measures what Q and DQ compute: search with them, then quantize by the recipe "
+            "it writes with --no-qdq"
+        )
+
+
+def _store(
+    spare: Path,
+    table: CalibrationTable,
+    recipe: Recipe,
+    data: tuple[Source, Source],
+    searching: Searching,
+    space: Space,
+) -> Store:
+    """Open the store: the one that is asked for, or one that is gone afterwards."""
+    store = Store(searching.store or spare)
+    about = {
+        "space": space_id(space),
+        "model": table.model_sha256,
+        "recipe": dumps(recipe),
+        "metric": searching.metric.name,
+        "objectives": list(searching.objectives),
+        "table, data, metric or seed": identity(
+            *(table, recipe, data, searching.metric),
+            ways=[searching.drop, searching.seed, searching.population],
+        ),
+    }
+    store.open(about, go_on=searching.resume or searching.shared)
+    if not searching.shared:
+        store.forget_claims()
+    return store
+
+
+def _level(exam: Exam) -> float:
+    """Return what the float model scores."""
+    numbered = enumerate(exam.references)
+    found = [item for number, outputs in numbered for item in exam.evidence(number, outputs)]
+    return checked_score(exam.metric, found, "float")
+
+
+def _finished(  # noqa: PLR0913 - all that was set up
+    hunt: Hunt,
+    laboratory: Laboratory,
+    exams: tuple[Exam, Exam],
+    asked: tuple[Path, CalibrationTable, Path],
+    begun: float,
+    searching: Searching,
+    runtime: Runtime,
+) -> Searched:
+    """Write what was found, and measure it on samples not searched on."""
+    model, table, output = asked
+    rows = hunt.complete()
+    if not rows:
+        failed = next((row.found.error for row in hunt.rows if row.found.error), "")
+        raise ModelError(f"no strategy could be evaluated{': ' if failed else ''}{failed}")
+    best = hunt.best(rows)
+    reached = hunt.holds(best)
+    if not reached and not searching.best_effort:
+        raise QualityError(f"{output}: {_missed(searching, best, hunt.level)}: nothing written")
+    groups = laboratory.space.groups(best.genes)
+    found = laboratory.resolved(best.genes)
+    default, uniform = rows[0], hunt.uniform
+    finalists = _spread(hunt.front(), best)
+    measured = {
+        row.genes: laboratory.evaluate(row.genes, exams[1])
+        for row in (best, default, uniform, *finalists)
+    }
+    gains = _gains(laboratory, exams[1], best, {"default": default, "uniform": uniform})
+    used = table if groups is None else table.only(list(groups))
+    limits = pipeline.Limits(max_opset=searching.max_opset)
+    source = laboratory.source if found.rescales else None
+    result = pipeline.quantize(
+        *(model, used, found, output),
+        limits=limits,
+        explain=False,
+        runtime=runtime,
+        source=source,
+    )
+    write_recipe(found, recipe_path(output))
+
+    def finalist(row: Row) -> Finalist:
+        """Return a strategy on both sets of samples."""
+        return Finalist(row=row, held=measured[row.genes])
+
+    return Searched(
+        quantized=result,
+        recipe=found,
+        recipe_path=recipe_path(output),
+        groups=groups,
+        space=laboratory.space,
+        searching=searching,
+        rows=tuple(hunt.rows),
+        generations=tuple(hunt.generations),
+        chosen=finalist(best),
+        default=finalist(default),
+        uniform=finalist(uniform),
+        front=tuple(map(finalist, finalists)),
+        gains=gains,
+        reached=reached,
+        interrupted=hunt.interrupted,
+        samples=(exams[0].samples, exams[1].samples),
+        seconds=time.monotonic() - begun,
+    )
+
+
+def _missed(searching: Searching, best: Row, level: float) -> str:
+    """Say how far the nearest strategy is from the bounds."""
+    assert searching.bounds is not None
+    found = best.found
+    near = Measured(
+        cosine=found.cosine, sqnr=found.sqnr, score=found.score, drop=level - found.score
+    )
+    return f"{searching.bounds.spelled(near, searching.metric.name)}, the nearest strategy found"
+
+
+def _spread(front: Sequence[Row], best: Row) -> list[Row]:
+    """Return at most so many of a front as are measured again, evenly spread, the best among them."""
+    if len(front) <= FINALISTS:
+        return list(front)
+    step = (len(front) - 1) / (FINALISTS - 1)
+    chosen = {front[round(step * i)].genes for i in range(FINALISTS)} | {best.genes}
+    return [row for row in front if row.genes in chosen]
+
+
+def _gains(
+    laboratory: Laboratory, exam: Exam, best: Row, others: dict[str, Row]
+) -> dict[str, Paired]:
+    """Return what the best gains over others on the same samples."""
+    found: dict[str, list[Any]] = {}
+    for name, row in {"best": best, **others}.items():
+        found[name] = evidence_of(laboratory.made(row.genes).session, exam)
+    return {name: scored(exam.metric, found[name], found["best"]).paired for name in others}

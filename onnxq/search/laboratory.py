@@ -1,0 +1,260 @@
+"""Evaluate strategies: quantize, run, score, and stop as soon as one cannot matter any more."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from onnxq import comparison
+from onnxq.comparison import nearness
+from onnxq.errors import ModelError, OnnxqError
+from onnxq.graph.session import Session
+from onnxq.metrics.judge import checked_score
+from onnxq.metrics.similarity import Similarity
+from onnxq.recipe import Recipe, dumps
+from onnxq.search.exam import Exam, answers_of, by_sample
+from onnxq.search.hopeless import is_hopeless
+from onnxq.search.space import Space
+from onnxq.search.stock import Made, Stock
+from onnxq.sources import Source
+from onnxq.types import Array
+
+RENAMED = re.compile(r"(_(equalized|smoothed)(_[0-9a-f]+)?)+$")  # by passes that rescale
+LATENCY_SECONDS = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What came of a strategy.
+
+    Attributes:
+        score: What the metric says of the samples seen; NaN where it failed.
+        complete: Whether all samples were seen.
+        samples: How many were.
+        units: What is compared sample by sample, or batch by batch.
+        cosine: Mean cosine of the worst output.
+        sqnr: SQNR of the worst output, in dB.
+        bits: What the weights take, scales included.
+        latency: Time over that of the float model; NaN where it was not asked for.
+        seconds: What it took.
+        error: Why it failed; empty if it did not.
+    """
+
+    score: float = math.nan
+    complete: bool = False
+    samples: int = 0
+    units: tuple[float, ...] = ()
+    cosine: float = math.nan
+    sqnr: float = math.nan
+    bits: int = 0
+    latency: float = math.nan
+    seconds: float = 0.0
+    error: str = ""
+
+    @property
+    def noise(self) -> float:
+        """Noise over signal of the worst output."""
+        return float(10 ** (-self.sqnr / 10))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What a candidate must be better than, to be worth all samples.
+
+    Attributes:
+        units: Of the evaluation to exceed.
+        score: Its score.
+    """
+
+    units: tuple[float, ...]
+    score: float
+
+
+class Laboratory:
+    """A space, and what it takes to try its strategies.
+
+    Attributes:
+        space: The strategies.
+        source: The data of the table, if it is at hand.
+    """
+
+    def __init__(self, space: Space, stock: Stock, source: Source | None = None) -> None:
+        """Take what was prepared.
+
+        Args:
+            space: The strategies.
+            stock: The model, prepared by the recipe of the space alone.
+            source: The data of the table: what is rescaled is observed on it.
+        """
+        self.space, self._stock, self.source = space, stock, source
+        self._stocks: dict[str, Stock] = {_key(space.base): stock}
+        self._reference: Session | None = None
+        self._lock = Lock()
+
+    def stock(self, genes: Sequence[int]) -> Stock:
+        """Return the model prepared as a strategy wants it.
+
+        Raises:
+            OnnxqError: Of any kind: it cannot be.
+        """
+        recipe = self.space.whole(genes)
+        with self._lock:
+            key = _key(recipe)
+            if key not in self._stocks:
+                self._stocks[key] = self._stock.rescaled(recipe, self.source)
+            return self._stocks[key]
+
+    def resolved(self, genes: Sequence[int]) -> Recipe:
+        """Return the recipe of a strategy; it names tensors as the prepared model does.
+
+        Raises:
+            OnnxqError: Of any kind: the model cannot be prepared like that.
+        """
+        stock = self.stock(genes)
+        names = {RENAMED.sub("", name): name for name in stock.plan.activations}
+        names |= {RENAMED.sub("", name): name for name in stock.weights}
+        recipe = self.space.recipe(genes, names)
+        if not (recipe.tensors and (recipe.rules or stock.plan.recipe.rescales)):
+            return recipe
+        plan = stock.planned(replace(recipe, tensors={}))  # what is named must be there
+        own = {name for name, each in plan.activations.items() if each.shares == name}
+        own |= {weight.name for node in plan.nodes.values() for weight in node.weights}
+        return replace(recipe, tensors={k: v for k, v in recipe.tensors.items() if k in own})
+
+    def made(self, genes: Sequence[int]) -> Made:
+        """Quantize by a strategy.
+
+        Raises:
+            OnnxqError: Of any kind: it does not fit the model.
+        """
+        recipe = self.resolved(genes)
+        return self.stock(genes).made(recipe, self.space.groups(genes))
+
+    def evaluate(
+        self,
+        genes: Sequence[int],
+        exam: Exam,
+        *,
+        bar: Benchmark | None = None,
+        timed: bool = False,
+    ) -> Evaluation:
+        """Try a strategy.
+
+        Args:
+            genes: The strategy.
+            exam: What to score it on.
+            bar: Stop once it is clear that the score does not exceed this.
+            timed: Also measure its latency.
+        """
+        bits = self.space.bits(genes)
+        try:
+            made = self.made(genes)
+            found = _run(made.session, exam, bar)
+            ratio = self._latency(made.session, exam) if timed and found.complete else math.nan
+        except OnnxqError as error:
+            return Evaluation(bits=bits, error=str(error))
+        return replace(found, bits=bits, latency=ratio)
+
+    def _latency(self, session: Session, exam: Exam) -> float:
+        """Return the time for one sample over that of the float model."""
+        feed = next(exam.batches[0].rows())
+        with self._lock:
+            if self._reference is None:
+                self._reference = self._stock.reference()
+            threads = self._stock.runtime.threads
+            timed = comparison.latency(
+                self._reference, session, feed, threads, seconds=LATENCY_SECONDS
+            )
+        return timed.quantized_ms / timed.float_ms
+
+
+def evidence_of(session: Session, exam: Exam) -> list[Any]:
+    """Return what the metric finds in a model's answers to all samples."""
+    found: list[Any] = []
+    for number, batch in enumerate(exam.batches):
+        found.extend(exam.evidence(number, answers_of(session, batch.inputs)))
+    return found
+
+
+def _run(session: Session, exam: Exam, bar: Benchmark | None) -> Evaluation:
+    """Score a model on the samples, as many as it takes."""
+    evidence: list[Any] = []
+    units: list[float] = []
+    near: dict[str, Similarity] = {}
+    samples, hopeless = 0, False
+    for number, batch in enumerate(exam.batches):
+        outputs = answers_of(session, batch.inputs)
+        found = exam.evidence(number, outputs)
+        evidence.extend(found)
+        units.extend(units_of(exam, found))
+        samples += batch.samples
+        for name, array in exam.references[number].items():
+            both = nearness(array, outputs[name], batch.samples)
+            near[name] = near.get(name, Similarity()) + both
+        hopeless = bar is not None and samples < exam.samples and _is_hopeless(exam, units, bar)
+        if hopeless:
+            break
+    compared = [each for each in near.values() if each.samples]
+    if not compared:
+        raise ModelError("there is no output of numbers to compare")
+    return Evaluation(
+        score=checked_score(exam.metric, evidence, "quantized"),
+        complete=not hopeless,
+        samples=samples,
+        units=tuple(units),
+        cosine=min(each.cosine for each in compared),
+        sqnr=min(each.sqnr for each in compared),
+    )
+
+
+def units_of(exam: Exam, evidence: Sequence[Any]) -> list[float]:
+    """Return the scores of a batch: of its samples if they have any, else one of them all."""
+    if hasattr(exam.metric, "units"):
+        return list(exam.metric.units(evidence))
+    if by_sample(evidence):
+        return [float(each) for each in evidence]
+    return [exam.metric.score(evidence)]
+
+
+def _is_hopeless(exam: Exam, units: Sequence[float], bar: Benchmark) -> bool:
+    """Say whether a candidate cannot exceed a bar any more."""
+    seen, before = len(units), np.array(bar.units)
+    if len(before) < seen:
+        return False
+    rest = before[seen:]
+    single = len(before) == exam.samples
+    best = getattr(exam.metric, "best", math.inf) if single else math.inf
+    room: Array = np.full(rest.shape, best) - rest
+    return is_hopeless(np.array(units) - before[:seen], room, 0.0)
+
+
+def _key(recipe: Recipe) -> str:
+    """Return what models must have in common to be prepared alike: what rescales them."""
+    rescaling = Recipe(
+        equalize=recipe.equalize,
+        equalize_clips=recipe.equalize_clips,
+        smooth=recipe.smooth,
+        smooth_insert=recipe.smooth_insert,
+    )
+    return dumps(rescaling)
+
+
+def as_dict(found: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as JSON has it."""
+    plain = {name: getattr(found, name) for name in found.__dataclass_fields__}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in plain.items()
+    }
+
+
+def from_dict(content: Mapping[str, Any]) -> Evaluation:
+    """Return an evaluation from what `as_dict` gave."""
+    names = Evaluation.__dataclass_fields__
+    given = {name: content[name] for name in names if name in content}
+    plain: dict[str, Any] = {k: math.nan if v is None else v for k, v in given.items()}
+    return Evaluation(**{**plain, "units": tuple(plain["units"])})

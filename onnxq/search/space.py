@@ -1,0 +1,493 @@
+"""What a search may choose from: the factors that decide how near a quantized model is.
+
+A *gene* is one choice: for the whole model, for one activation, one weight or one node. Its
+*options* start with what the recipe alone gives, so that a strategy of zeros is the recipe. What
+the recipe says is no choice: an option is there only if, laid under the recipe, it changes what is
+asked of the tensor. See docs/search.md.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from itertools import combinations, product
+from typing import Any
+
+import numpy as np
+
+from onnxq.errors import OnnxqError, UsageError
+from onnxq.graph.io import Constant, Model
+from onnxq.numerics.tiles import grid
+from onnxq.plan import NodePlan, Plan, resolve
+from onnxq.ranges.fixed import Fixed
+from onnxq.ranges.given import Given
+from onnxq.recipe import NodeRule, Recipe, TensorRule
+from onnxq.search.trials import absorbed_by, exactly
+from onnxq.types import Array, IntType, QuantSpec, RangeAlgorithm
+
+FACTORS = ("samples", "ranges", "repairs", "widths", "float", "symmetric", "granularity")
+USUAL = ("samples", "ranges", "repairs")
+CHEAPER = ("widths",)  # what only makes sense where less is worth something
+MOST = 36  # options of a gene: its code has one digit
+ALL_SUBSETS = 4  # groups up to which every set of them is an option
+WIDTHS = range(2, 9)  # bits of weights
+FLOAT_BITS = 32
+Choice = tuple[str, dict[str, Any]]
+RANGES: tuple[Choice, ...] = (
+    ("mse", {}),
+    ("minmax", {}),
+    ("percentile", {"percentile": 99.9}),
+    ("percentile", {"percentile": 99.99}),
+    ("percentile", {"percentile": 99.999}),
+    ("outlier-var", {}),
+    ("entropy", {}),
+)
+WEIGHT_RANGES: tuple[Choice, ...] = (
+    ("mse", {}),
+    ("minmax", {}),
+    ("percentile", {"percentile": 98.0}),
+    ("percentile", {"percentile": 99.5}),
+    ("outlier-var", {}),
+)
+POWERS: tuple[Choice, ...] = (("mse", {}), ("minmax", {}), ("adaptive-kl", {}), ("plain-kl", {}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One thing a gene may say.
+
+    Attributes:
+        label: What people read.
+        recipe: What it asks for, if it is about the whole model.
+        rule: What it asks for, if it is about a tensor.
+        groups: Which groups of samples the statistics are of; None for all.
+        lifts: Whether it keeps a node float.
+        spec: How a tensor is then quantized.
+        bits: What a weight then takes, its scales included.
+    """
+
+    label: str
+    recipe: Recipe = field(default_factory=Recipe)
+    rule: TensorRule = field(default_factory=TensorRule)
+    groups: tuple[int, ...] | None = None
+    lifts: bool = False
+    spec: QuantSpec | None = None
+    bits: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gene:
+    """One choice.
+
+    Attributes:
+        name: What it is about: a tensor, a node, or a key of the recipe.
+        kind: ``all``, ``activation``, ``weight`` or ``node``.
+        reason: For people: which node a tensor belongs to, or the type of a node.
+        options: The first is what the recipe gives.
+        place: Of a weight: first output of its node, and which input it is; of a node likewise.
+        elements: Of a weight: how many there are.
+    """
+
+    name: str
+    kind: str
+    reason: str
+    options: tuple[Option, ...]
+    place: tuple[str, int] | None = None
+    elements: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """All strategies for a model.
+
+    Attributes:
+        genes: The choices, those about the whole model first.
+        base: The recipe.
+        factors: What was opened.
+        target: Name of the target.
+        model_sha256: Digest of the float model.
+        absorbed: Name of a node to name and type of the activation it absorbs, which is lifted
+            with it.
+    """
+
+    genes: tuple[Gene, ...]
+    base: Recipe
+    factors: tuple[str, ...]
+    target: str
+    model_sha256: str
+    absorbed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    @cached_property
+    def counts(self) -> Array:
+        """How many options each gene has, ``(G,)``."""
+        return np.array([len(gene.options) for gene in self.genes], np.int64)
+
+    @property
+    def log10_strategies(self) -> float:
+        """How many strategies there are, as a power of ten."""
+        return float(np.log10(self.counts.astype(np.float64)).sum())
+
+    def of_kind(self, *kinds: str) -> list[int]:
+        """Return the numbers of the genes of some kinds."""
+        return [number for number, gene in enumerate(self.genes) if gene.kind in kinds]
+
+    def chosen(self, genes: Sequence[int]) -> Iterator[tuple[Gene, Option]]:
+        """Yield what a strategy says."""
+        for gene, value in zip(self.genes, genes, strict=True):
+            yield gene, gene.options[int(value)]
+
+    def whole(self, genes: Sequence[int]) -> Recipe:
+        """Return what a strategy asks of the whole model: what prepares it depends on that."""
+        recipe = self.base
+        for gene, option in self.chosen(genes):
+            if gene.kind == "all":
+                recipe = recipe.over(option.recipe)
+        return recipe
+
+    def groups(self, genes: Sequence[int]) -> tuple[int, ...] | None:
+        """Return the groups of samples a strategy takes; None for all."""
+        found = [o.groups for gene, o in self.chosen(genes) if gene.kind == "all" and o.groups]
+        return found[0] if found else None
+
+    def recipe(self, genes: Sequence[int], names: Mapping[str, str] | None = None) -> Recipe:
+        """Return the recipe of a strategy.
+
+        What most activations are asked for is asked of all, likewise for weights; the others are
+        named.
+
+        Args:
+            genes: The strategy.
+            names: What the tensors are called in the prepared model, if passes renamed them.
+        """
+        names = names or {}
+        tensors: dict[str, TensorRule] = {}
+        common: dict[str, TensorRule] = {}
+        for kind in ("activation", "weight"):
+            said = {g.name: o.rule for g, o in self.chosen(genes) if g.kind == kind}
+            usual = _most_frequent(list(said.values()))
+            common[kind] = usual
+            tensors |= {names.get(n, n): r for n, r in said.items() if r != usual}
+        rules = [
+            NodeRule(name=exactly(name), op=op, quantize=False)
+            for gene, option in self.chosen(genes)
+            if option.lifts
+            for name, op in self._lifted(gene)
+        ]
+        recipe = self.whole(genes)
+        under = Recipe(activations=common["activation"], weights=common["weight"])
+        over = Recipe(rules=tuple(rules), tensors=tensors)
+        return over.over(recipe.over(under))
+
+    def _lifted(self, gene: Gene) -> Iterator[tuple[str, str]]:
+        """Yield name and type of the nodes that are lifted together."""
+        yield gene.name, gene.reason
+        if gene.name in self.absorbed:
+            yield self.absorbed[gene.name]
+
+    def bits(self, genes: Sequence[int]) -> int:
+        """Return how many bits the weights take that can be quantized, scales included."""
+        return int(self.bits_of(np.asarray(genes)[None])[0])
+
+    def bits_of(self, population: Array) -> Array:
+        """Return the bits of many strategies.
+
+        Args:
+            population: ``(N, G)``.
+
+        Returns:
+            int64, ``(N,)``.
+        """
+        total = np.zeros(len(population), np.int64)
+        lifted = self._lifting_weights
+        for number, gene in enumerate(self.genes):
+            if gene.kind != "weight":
+                continue
+            bits = np.array([option.bits for option in gene.options], np.int64)
+            taken = bits[population[:, number]]
+            if number in lifted:
+                node, floats = lifted[number]
+                taken = np.where(population[:, node] > 0, floats, taken)
+            total += taken
+        return total
+
+    @cached_property
+    def _lifting_weights(self) -> dict[int, tuple[int, int]]:
+        """Number of a weight's gene to that of its node, and its bits as floats."""
+        nodes = {g.place[0]: n for n, g in enumerate(self.genes) if g.kind == "node" and g.place}
+        return {
+            number: (nodes[gene.place[0]], FLOAT_BITS * gene.elements)
+            for number, gene in enumerate(self.genes)
+            if gene.kind == "weight" and gene.place and gene.place[0] in nodes
+        }
+
+
+def _most_frequent(rules: Sequence[TensorRule]) -> TensorRule:
+    """Return what is asked most often, the first of equals; nothing where there is nothing."""
+    spelled = [repr(rule) for rule in rules]
+    counts = {each: spelled.count(each) for each in dict.fromkeys(spelled)}
+    best = max(counts, key=lambda each: counts[each], default=None)
+    return rules[spelled.index(best)] if best is not None else TensorRule()
+
+
+def space_of(
+    model: Model, plan: Plan, base: Recipe, factors: Iterable[str], groups: int = 1
+) -> Space:
+    """Return what may be chosen for a model.
+
+    Args:
+        model: The prepared model.
+        plan: What becomes of it by the recipe alone.
+        base: The recipe.
+        factors: What to open, of `FACTORS`.
+        groups: How many groups of samples the calibration table has.
+
+    Raises:
+        UsageError: A factor is none, or nothing is left to choose.
+    """
+    opened = tuple(each for each in FACTORS if each in set(factors))
+    if unknown := set(factors) - set(FACTORS):
+        raise UsageError(f"no factor {min(unknown)!r}: there are {', '.join(FACTORS)}")
+    making = _Making(model, plan, base, opened)
+    genes = [
+        *making.samples(groups),
+        *making.whole(),
+        *making.activations(),
+        *making.weights(),
+        *making.nodes(),
+    ]
+    if not genes:
+        raise UsageError("the recipe leaves nothing to choose: search needs something open")
+    absorbed = {
+        gene.name: each
+        for gene in genes
+        if gene.kind == "node"
+        for each in absorbed_by(model, plan, gene.name)
+    }
+    return Space(
+        genes=tuple(genes),
+        base=base,
+        factors=opened,
+        target=plan.target.name,
+        model_sha256=model.sha256,
+        absorbed=absorbed,
+    )
+
+
+def spelled(algorithm: RangeAlgorithm) -> str:
+    """Return a range algorithm as people read it: its name and what it is set to.
+
+    A single option is told always, several only where they are no default.
+    """
+    alone = [f.name for f in fields(algorithm)]  # type: ignore[arg-type]
+    told = _options_of(algorithm).values()
+    values = [getattr(algorithm, alone[0])] if len(alone) == 1 else told
+    return " ".join([algorithm.name, *map(str, values)])
+
+
+def _options_of(algorithm: RangeAlgorithm) -> dict[str, Any]:
+    """Return the options of a range algorithm that are no default."""
+    both = {f.name: (getattr(algorithm, f.name), f.default) for f in fields(algorithm)}  # type: ignore[arg-type]
+    return {name: value for name, (value, default) in both.items() if value != default}
+
+
+@dataclass(frozen=True)
+class _Making:
+    """A space in the making."""
+
+    model: Model
+    plan: Plan
+    base: Recipe
+    factors: tuple[str, ...]
+
+    def samples(self, groups: int) -> Iterator[Gene]:
+        """Yield the choice of samples."""
+        if "samples" not in self.factors or groups < 2:
+            return
+        sizes = range(groups - 1, 0, -1) if groups <= ALL_SUBSETS else (groups - 1, 1)
+        subsets = [each for size in sizes for each in combinations(range(groups), size)]
+        options = [Option(label="all")]
+        options += [
+            Option(label=f"groups {','.join(map(str, each))}", groups=each)
+            for each in subsets[: MOST - 1]
+        ]
+        yield Gene(name="samples", kind="all", reason="", options=tuple(options))
+
+    def whole(self) -> Iterator[Gene]:
+        """Yield the choices that are made once."""
+        if "symmetric" in self.factors:
+            both = {not_: TensorRule(symmetric=not_) for not_ in (False, True)}
+            asked = {f"symmetric {v}".lower(): Recipe(activations=r) for v, r in both.items()}
+            yield from self._all("activations.symmetric", asked)
+        if "granularity" in self.factors:
+            tiles = {g: Recipe(weights=TensorRule(granularity=g)) for g in ("tensor", "channel")}
+            yield from self._all("weights.granularity", tiles)
+        if "repairs" not in self.factors:
+            return
+        nodes = [node for node in self.plan.nodes.values() if node.quantized]
+        base = self.base
+        if base.correct_bias is None and base.bias_correction is None and self._has_bias(nodes):
+            now = self.plan.target.correct_bias
+            options = [Option(label=f"{now}".lower())]
+            options += [Option(label=f"{not now}".lower(), recipe=Recipe(correct_bias=not now))]
+            yield Gene(name="correct_bias", kind="all", reason="", options=tuple(options))
+        if base.equalize is None and base.smooth is None and not self.plan.target.tiled:
+            options = [Option(label="none")]
+            options += [Option(label="equalize", recipe=Recipe(equalize=True))]
+            if self.plan.activations and any(node.op in ("MatMul", "Gemm") for node in nodes):
+                options += [
+                    Option(label=f"smooth {a}", recipe=Recipe(smooth=a, smooth_insert=True))
+                    for a in (0.5, 0.75)
+                ]
+            yield Gene(name="rescale", kind="all", reason="", options=tuple(options))
+
+    def _has_bias(self, nodes: Sequence[NodePlan]) -> bool:
+        """Say whether there is a bias that can take up the mean error of its layer."""
+        biased = {n.outputs[0].name for n in self.model.graph.nodes if len(n.inputs) > 2}
+        return any(n.output in biased and n.op in ("Conv", "Gemm") for n in nodes)
+
+    def _all(self, name: str, asked: Mapping[str, Recipe]) -> Iterator[Gene]:
+        """Yield a choice about the whole model: what the recipe gives, and what changes it."""
+        options = [Option(label="as the recipe says")]
+        for said, recipe in asked.items():
+            plan = self._planned(recipe)
+            if plan is not None and self._specs(plan) != self._specs(self.plan):
+                options.append(Option(label=said, recipe=recipe))
+        if len(options) > 1:
+            yield Gene(name=name, kind="all", reason="", options=tuple(options))
+
+    def _planned(self, recipe: Recipe) -> Plan | None:
+        """Plan a recipe laid under the base; None where the target cannot have it."""
+        try:
+            return resolve(self.model, self.plan.target, self.base.over(recipe))
+        except OnnxqError:
+            return None
+
+    @staticmethod
+    def _specs(plan: Plan) -> dict[object, QuantSpec]:
+        """Return what is asked of all tensors."""
+        found: dict[object, QuantSpec] = {n: each.spec for n, each in plan.activations.items()}
+        for output, node in plan.nodes.items():
+            found |= {(output, weight.index): weight.spec for weight in node.weights}
+        return found
+
+    def activations(self) -> Iterator[Gene]:
+        """Yield a choice an activation."""
+        specs = self._asked("activations")
+        for name, each in self.plan.activations.items():
+            if each.shares == name and not isinstance(each.spec.range, (Fixed, Given)):
+                options = list(self._options(each.spec, specs, name))
+                if len(options) > 1:
+                    reason = each.reason.split(";")[0]
+                    yield Gene(name=name, kind="activation", reason=reason, options=tuple(options))
+
+    def weights(self) -> Iterator[Gene]:
+        """Yield a choice a weight."""
+        specs = self._asked("weights")
+        tensors = self.model.graph.tensors()
+        seen = set()
+        for output, node in self.plan.nodes.items():
+            for weight in node.weights:
+                if weight.name in seen or isinstance(weight.spec.range, Given):
+                    continue
+                seen.add(weight.name)
+                place, tensor = (output, weight.index), tensors[weight.name]
+                options = [
+                    replace(option, bits=_bits(option.spec, tensor))
+                    for option in self._options(weight.spec, specs, place)
+                ]
+                if len(options) > 1:
+                    yield Gene(
+                        name=weight.name,
+                        kind="weight",
+                        reason=f"of {node.label}",
+                        options=tuple(options),
+                        place=place,
+                        elements=math.prod(tensor.shape),
+                    )
+
+    def nodes(self) -> Iterator[Gene]:
+        """Yield whether to keep a node float, for those worth quantizing by themselves."""
+        if "float" not in self.factors:
+            return
+        target = self.plan.target
+        for output, node in self.plan.nodes.items():
+            rule = target.ops.get(node.op)
+            if node.quantized and rule is not None and rule.role == "compute":
+                options = (Option(label="integers"), Option(label="float", lifts=True))
+                place = output, 1
+                yield Gene(
+                    name=node.label, kind="node", reason=node.op, options=options, place=place
+                )
+
+    def _rules(self, kind: str) -> list[TensorRule]:
+        """Return what may be asked of a kind of tensor."""
+        ranges: list[tuple[str | None, dict[str, Any]]] = [(None, {})]
+        if "ranges" in self.factors:
+            plain = WEIGHT_RANGES if kind == "weights" else RANGES
+            ranges += POWERS if self.plan.target.power_of_two else plain
+        widths: list[str | None] = [None]
+        if "widths" in self.factors:
+            widths += self._widths(kind)
+        return [
+            TensorRule(dtype=dtype, range=name, range_options=options or None)
+            for dtype, (name, options) in product(widths, ranges)
+        ]
+
+    def _widths(self, kind: str) -> list[str]:
+        """Return the element types there are for a kind of tensor."""
+        target = self.plan.target
+        known = list(target.dtypes[kind])
+        if kind == "weights" and any(n.weight_only for n in self.plan.nodes.values()):
+            known = [each for each in known if each in target.dtypes.get("weight_only", known)]
+        default = IntType.parse(
+            {"weights": target.weights, "activations": target.activations}[kind]["dtype"]
+        )
+        wanted = WIDTHS if kind == "weights" else (8, 16)
+        types = [IntType.parse(each) for each in known]
+        return [t.name for t in types if t.signed == default.signed and t.bits in wanted]
+
+    def _asked(self, kind: str) -> list[dict[object, QuantSpec]]:
+        """Return what each thing that may be asked of a kind of tensor makes of all of them."""
+        rules = self._rules(kind)
+        asked = [
+            Recipe(weights=rule) if kind == "weights" else Recipe(activations=rule)
+            for rule in rules
+        ]
+        plans = (self._planned(recipe) for recipe in asked)
+        return [self._specs(plan) for plan in plans if plan is not None]
+
+    def _options(
+        self, now: QuantSpec, specs: Sequence[Mapping[object, QuantSpec]], key: object
+    ) -> Iterator[Option]:
+        """Yield what a tensor may be asked for, first what the recipe asks."""
+        different = {repr(each): each for each in [now, *(by.get(key, now) for by in specs)]}
+        for spec in list(different.values())[:MOST]:
+            yield Option(label=self._label(spec), rule=self._rule(spec), spec=spec)
+
+    def _label(self, spec: QuantSpec) -> str:
+        """Say how a tensor is quantized, as far as it is open."""
+        width = [spec.dtype.name] if "widths" in self.factors else []
+        return ", ".join([*width, spelled(spec.range)])
+
+    def _rule(self, spec: QuantSpec) -> TensorRule:
+        """Return the rule that asks for what is open."""
+        width = spec.dtype.name if "widths" in self.factors else None
+        if "ranges" not in self.factors:
+            return TensorRule(dtype=width)
+        options = _options_of(spec.range)
+        return TensorRule(dtype=width, range=spec.range.name, range_options=options or None)
+
+
+def _bits(spec: QuantSpec | None, weight: Constant) -> int:
+    """Return what a weight takes, its scales included."""
+    assert spec is not None
+    shape = tuple(weight.shape)
+    scales = 1
+    if spec.matrix is not None:
+        groups, rows, columns = spec.matrix.shape
+        scales = math.prod(grid((groups, rows, columns), spec.tile)) if spec.tile else groups
+    elif spec.tile:
+        scales = math.prod(grid(shape, spec.tile))
+    each = 32 if spec.symmetric else 32 + spec.dtype.bits
+    found: int = math.prod(shape) * spec.dtype.bits + scales * each
+    return found
