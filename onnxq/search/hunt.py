@@ -50,6 +50,8 @@ class Hunt:
         generations: How it went.
         interrupted: Whether it was asked to stop.
         level: What the float model scores.
+        laboratory: Tries strategies.
+        searching: How it is searched.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Hunt:
         searching: Searching,
         store: Store,
         level: float,
-        report: Callable[[Generation], None],
+        report: Callable[[Row | Generation], None],
     ) -> None:
         """Begin with nothing evaluated.
 
@@ -69,9 +71,9 @@ class Hunt:
             searching: How to search.
             store: What was evaluated before, and will be.
             level: What the float model scores.
-            report: Called after every evaluation.
+            report: Called with every strategy evaluated, and with how far the search is then.
         """
-        self._laboratory, self._exam, self._how = laboratory, exam, searching
+        self.laboratory, self._exam, self.searching = laboratory, exam, searching
         self._store, self.level, self._report = store, level, report
         self._space = laboratory.space
         self._rng = np.random.default_rng(searching.seed)
@@ -110,8 +112,12 @@ class Hunt:
     def best(self, rows: Sequence[Row]) -> Row:
         """Return the best of some: what holds the bounds, then by quality or what else is asked."""
         values, broken = self._objectives(rows), self._violations(rows)
-        first = self._how.objectives.index("quality") if "quality" in self._how.objectives else 0
-        if self._how.bounds is not None:
+        first = (
+            self.searching.objectives.index("quality")
+            if "quality" in self.searching.objectives
+            else 0
+        )
+        if self.searching.bounds is not None:
             first = 0
         score = np.array([-row.found.score for row in rows])
         order = np.lexsort((score, values[:, first], broken))
@@ -134,12 +140,12 @@ class Hunt:
         self._try([(0,) * genes], "default")
         if not self.complete():
             return
-        if self._how.searcher == "random":
+        if self.searching.searcher == "random":
             self._draw()
             return
         self._try(self._uniform(), "uniform")
         self._try(self._global(), "global")
-        if self._how.screen:
+        if self.searching.screen:
             self._measure_effects()
         while not self._is_over() and self._generation():
             pass
@@ -147,7 +153,7 @@ class Hunt:
     def _draw(self) -> None:
         """Evaluate strategies drawn by lot."""
         while not self._is_over():
-            size = self._how.batch, len(self._space.genes)
+            size = self.searching.batch, len(self._space.genes)
             drawn = self._rng.integers(self._space.counts, size=size)
             self._next(len(self.generations) + 1)
             self._try(map(_genes, drawn), "random")
@@ -161,7 +167,7 @@ class Hunt:
         labels = {kind: self._labels(kind) for kind in ("activation", "weight")}
         alone = [(a, "") for a in labels["activation"]] + [("", w) for w in labels["weight"]]
         both = list(product(labels["activation"], labels["weight"]))
-        allowed = int((self._how.evaluations or MANY) * UNIFORM)
+        allowed = int((self.searching.evaluations or MANY) * UNIFORM)
         if len(alone) + len(both) > max(allowed, 64):
             both = []
         for activation, weight in [*alone, *both]:
@@ -201,7 +207,7 @@ class Hunt:
 
     def _disturbances(self, base: Genes) -> list[Array | None]:
         """Return how much the options of each gene about a tensor disturb it, relative to it."""
-        stock = self._laboratory.stock((0,) * len(base))
+        stock = self.laboratory.stock((0,) * len(base))
         found: list[Array | None] = []
         for gene in self._space.genes:
             specs = [option.spec for option in gene.options]
@@ -221,7 +227,7 @@ class Hunt:
                 change = (*base[:number], value, *base[number + 1 :])
                 turns.setdefault(turn, []).append(change)
         ordered = [change for turn in sorted(turns) for change in turns[turn]]
-        allowed = int((self._how.evaluations or MANY) * PROBES)
+        allowed = int((self.searching.evaluations or MANY) * PROBES)
         return ordered[: max(allowed, 1)]
 
     def _effects(
@@ -263,7 +269,7 @@ class Hunt:
 
     def _children(self, parents: Array) -> dict[str, list[Genes]]:
         """Return what to evaluate in a generation, by where it comes from."""
-        size = self._how.batch
+        size = self.searching.batch
         correlation = self._correlation()
         trusted = len(self._scouts) < FEWEST or correlation >= HOLDS
         plain = self._fresh(offspring(parents, 4 * size, self._space.counts, self._rng))
@@ -286,7 +292,7 @@ class Hunt:
             litter = offspring(pool, LITTER, self._space.counts, self._rng)
             pool = np.unique(np.concatenate([pool, litter]), axis=0)
             values, broken = self._expected(pool)
-            pool = pool[survivors(values, broken, 2 * self._how.population)]
+            pool = pool[survivors(values, broken, 2 * self.searching.population)]
         return self._fresh(pool)[:size], INNER * LITTER
 
     def _expected(self, population: Array) -> tuple[Array, Array]:
@@ -294,7 +300,7 @@ class Hunt:
         losses = self._predicted(population)
         cheap = {"quality": losses, "size": self._space.bits_of(population).astype(np.float64)}
         cheap["latency"] = self._lifted(population)
-        values = np.stack([cheap[name] for name in self._how.objectives], axis=1)
+        values = np.stack([cheap[name] for name in self.searching.objectives], axis=1)
         return values, self._expected_violations(losses)
 
     def _lifted(self, population: Array) -> Array:
@@ -310,7 +316,7 @@ class Hunt:
         largest that held it, whichever is larger.
         """
         rows = self.complete()
-        if self._how.bounds is None or not rows:
+        if self.searching.bounds is None or not rows:
             return np.zeros(len(losses))
         strains = self._violations(rows)
         known = np.array([row.found.noise for row in rows])
@@ -336,7 +342,7 @@ class Hunt:
     def _surviving(self) -> list[Row]:
         """Return the strategies that survive."""
         rows = self.complete()
-        keep = survivors(self._objectives(rows), self._violations(rows), self._how.population)
+        keep = survivors(self._objectives(rows), self._violations(rows), self.searching.population)
         return [rows[int(number)] for number in keep]
 
     def _parents(self) -> Array:
@@ -362,11 +368,11 @@ class Hunt:
             "size": [float(row.found.bits) for row in rows],
             "latency": [row.found.latency for row in rows],
         }
-        return np.array([values[name] for name in self._how.objectives], np.float64).T
+        return np.array([values[name] for name in self.searching.objectives], np.float64).T
 
     def _violations(self, rows: Sequence[Row]) -> Array:
         """Return by how much each breaks the bounds, ``(N,)``."""
-        bounds = self._how.bounds
+        bounds = self.searching.bounds
         found = np.zeros(len(rows))
         for number, row in enumerate(rows if bounds is not None else ()):
             assert bounds is not None
@@ -378,18 +384,22 @@ class Hunt:
 
     def _bar(self, genes: Genes) -> Benchmark | None:
         """Return what a strategy must exceed to matter; None where all samples are wanted."""
-        if not self._how.drop or self._how.bounds is not None or self._surrogate is None:
+        if not self.searching.drop or self.searching.bounds is not None or self._surrogate is None:
             return None  # what the model is founded on is measured whole
-        if "latency" in self._how.objectives:
+        if "latency" in self.searching.objectives:
             return None
         rows = self._rows_before
-        if "size" in self._how.objectives:
+        if "size" in self.searching.objectives:
             bits = self._space.bits(genes)
             rows = [row for row in rows if row.found.bits <= bits]
             row = max(rows, key=lambda each: each.found.score, default=None)
         else:
             ordered = sorted(rows, key=lambda each: -each.found.score)
-            row = ordered[self._how.population - 1] if len(rows) >= self._how.population else None
+            row = (
+                ordered[self.searching.population - 1]
+                if len(rows) >= self.searching.population
+                else None
+            )
         return Benchmark(units=row.found.units, score=row.found.score) if row else None
 
     def _try(self, population: Iterable[Genes], origin: str | dict[str, list[Genes]]) -> None:
@@ -397,7 +407,7 @@ class Hunt:
         self._rows_before = self.complete()
         wanted = [g for g in dict.fromkeys(population) if g not in self._seen]
         wanted = wanted[: self._left()]
-        timed = "latency" in self._how.objectives
+        timed = "latency" in self.searching.objectives
         bars = {genes: self._bar(genes) for genes in wanted}
         origins = origin if isinstance(origin, str) else _origins(origin)
 
@@ -406,7 +416,7 @@ class Hunt:
             code = encode(self._space, genes)
             return self._stored(
                 code,
-                lambda: self._laboratory.evaluate(genes, self._exam, bar=bars[genes], timed=timed),
+                lambda: self.laboratory.evaluate(genes, self._exam, bar=bars[genes], timed=timed),
             )
 
         for genes, found in zip(wanted, self._pool.map(evaluate, wanted), strict=True):
@@ -446,11 +456,12 @@ class Hunt:
             best=float(np.fmax(self._now.best, score)),
             seconds=row.seconds,
         )
+        self._report(row)
         self._report(self._now)
 
     def _take_others(self) -> None:
         """Note what other processes found meanwhile."""
-        if not self._how.shared:
+        if not self.searching.shared:
             return
         for code, content in list(self._store.results().items()):
             genes = tuple(int(digit, 36) for digit in code.rpartition("-")[2])
@@ -460,27 +471,36 @@ class Hunt:
     def _next(self, number: int) -> None:
         """Begin a generation."""
         self._now = replace(
-            self._now, number=number, name=f"generation {number}", screened=0, uses_screen=False
+            self._now,
+            number=number,
+            name=f"generation {number}",
+            screened=0,
+            uses_screen=False,
+            closed=False,
         )
 
     def _close(self) -> None:
         """End a generation."""
         front = len(self.front())
-        self._now = replace(self._now, front=front, seconds=time.monotonic() - self._begun)
+        seconds = time.monotonic() - self._begun
+        self._now = replace(self._now, front=front, seconds=seconds, closed=True)
         self.generations.append(self._now)
         self._report(self._now)
 
     def _left(self) -> int:
         """Return how many strategies may still be evaluated."""
-        return (self._how.evaluations or MANY * MANY) - len(self.rows)
+        return (self.searching.evaluations or MANY * MANY) - len(self.rows)
 
     def _is_late(self) -> bool:
         """Say whether the time is up."""
-        return self._how.budget is not None and time.monotonic() - self._begun > self._how.budget
+        return (
+            self.searching.budget is not None
+            and time.monotonic() - self._begun > self.searching.budget
+        )
 
     def _is_over(self) -> bool:
         """Say whether the search has come to its end."""
-        how = self._how
+        how = self.searching
         bred = how.generations is not None and len(self.generations) >= how.generations
         reached = how.target is not None and self._now.best >= how.target
         return bred or reached or self._left() <= 0 or self._is_late() or self._stop.is_set()
