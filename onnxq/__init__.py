@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from onnxq.search.anneal import anneal
     from onnxq.search.auto import auto
     from onnxq.search.cooling import Cooling
+    from onnxq.search.evolve import evolve
     from onnxq.search.lift import lift
     from onnxq.search.lifting import Bounds, Lifting
+    from onnxq.search.searching import Searching
     from onnxq.search.sensitivity import sensitivity
     from onnxq.search.settings import Tuning
     from onnxq.search.tune import tune
@@ -34,6 +36,7 @@ __all__ = [
     "OnnxqError",
     "Recipe",
     "Runtime",
+    "Searching",
     "Source",
     "TensorRule",
     "Tuning",
@@ -41,6 +44,7 @@ __all__ = [
     "auto",
     "calibrate",
     "compare",
+    "evolve",
     "lift",
     "quantize",
     "sensitivity",
@@ -57,6 +61,7 @@ _HOME = {
     "OnnxqError": "errors",
     "Recipe": "recipe",
     "Runtime": "graph.session",
+    "Searching": "search.searching",
     "Source": "sources",
     "TensorRule": "recipe",
     "Tuning": "search.settings",
@@ -64,6 +69,7 @@ _HOME = {
     "auto": "search.auto",
     "calibrate": "calibrating",
     "compare": "pipeline",
+    "evolve": "search.evolve",
     "lift": "search.lift",
     "quantize": "pipeline",
     "sensitivity": "search.sensitivity",

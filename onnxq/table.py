@@ -137,6 +137,13 @@ def _merged(
     return {**one, **other, **both}
 
 
+def _beside(
+    all_: Mapping[str, TensorStats], known: Mapping[str, TensorStats]
+) -> dict[str, TensorStats]:
+    """Return the statistics that are not kept by group: those added by `onnxq.observing`."""
+    return {name: stats for name, stats in all_.items() if name not in known}
+
+
 def _alike(one: TensorStats, other: TensorStats) -> bool:
     """Say whether two statistics have the same tiles."""
     return one.lo.shape == other.lo.shape
@@ -184,7 +191,7 @@ class CalibrationTable:
         return reduce(Group.merge, self.groups)
 
     def only(self, numbers: Iterable[int]) -> "CalibrationTable":
-        """Return the table of some groups.
+        """Return the table of some groups; what was observed of all samples together stays.
 
         Raises:
             CalibrationError: There is no such group, or none was named.
@@ -192,7 +199,13 @@ class CalibrationTable:
         chosen = sorted(set(numbers))
         if not chosen or not 0 <= chosen[0] <= chosen[-1] < len(self.groups):
             raise CalibrationError(f"the table has groups 0 to {len(self.groups) - 1}: {chosen}")
-        return replace(self, groups=tuple(self.groups[number] for number in chosen))
+        first, *others = (self.groups[number] for number in chosen)
+        whole = Group(
+            samples=first.samples,
+            tensors={**_beside(self.tensors, self.groups[-1].tensors), **first.tensors},
+            channels={**_beside(self.channels, self.groups[-1].channels), **first.channels},
+        )
+        return replace(self, groups=(whole, *others))
 
     def merge(self, other: "CalibrationTable") -> "CalibrationTable":
         """Combine the tables of two parts of the data.

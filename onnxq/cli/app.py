@@ -12,6 +12,7 @@ from onnxq.cli.inspect import inspect
 from onnxq.cli.listing import listing
 from onnxq.cli.merge import merge
 from onnxq.cli.quantize import quantize
+from onnxq.cli.search import search
 from onnxq.cli.tune import tune
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app.command("calibrate")(guarded(calibrate))
 app.command("merge")(guarded(merge))
 app.command("quantize")(guarded(quantize))
 app.command("tune")(guarded(tune))
+app.command("search")(guarded(search))
 app.command("anneal")(guarded(anneal))
 app.command("compare")(guarded(compare))
 app.command("inspect")(guarded(inspect))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from onnxq.calibrating import Collection, collection_for
 from onnxq.cli.console import Screen
 from onnxq.cli.options import key_values
 from onnxq.cli.recipe_flags import RecipeFlags
@@ -79,7 +80,7 @@ def table_of(
     *,
     groups: str | None = None,
     every: bool = False,
-    repairs: bool = False,
+    collection: Collection | None = None,
 ) -> CalibrationTable:
     """Read a calibration table, or make one; data adds what passes of the recipe rescale.
 
@@ -92,10 +93,9 @@ def table_of(
         runtime: How to run the model.
         groups: Use only these groups of the file.
         every: Observe what `observed_by` says.
-        repairs: Keep as many samples as any repair needs.
+        collection: What to collect; by default what the recipe needs.
     """
     from onnxq import pipeline, table_file  # noqa: PLC0415
-    from onnxq.calibrating import collection_for  # noqa: PLC0415
     from onnxq.observing import completed  # noqa: PLC0415
 
     if calib is not None:
@@ -108,7 +108,7 @@ def table_of(
             table = pipeline.calibrate(
                 *(model, source),
                 recipe=observed,
-                collection=collection_for(recipe, repairs=repairs),
+                collection=collection or collection_for(recipe),
                 runtime=runtime,
                 report=report,
             )

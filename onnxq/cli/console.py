@@ -68,6 +68,7 @@ class Screen:
 
             check_target(Path(str(to)), beside)
         self._json = to
+        self._lines: Any = None
         self._console = Console(stderr=to == "-", quiet=quiet, highlight=False, soft_wrap=True)
         handler = _Handler(Console(stderr=True, highlight=False, soft_wrap=True))
         log = logging.getLogger("onnxq")
@@ -85,6 +86,11 @@ class Screen:
         """How many columns a picture may take; the screen's, and never more than 100."""
         return min(self._console.width, WIDEST) if self._console.is_terminal else WIDEST
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person is looking."""
+        return self._console.is_terminal
+
     def print(self, *things: Any) -> None:
         """Print text or anything rich can show."""
         self._console.print(*things)
@@ -95,6 +101,9 @@ class Screen:
         Raises:
             OutputError: The file cannot be written.
         """
+        if self._lines is not None:
+            self.event(content)
+            return
         if self._json is None:
             return
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -105,6 +114,48 @@ class Screen:
 
         with staged(Path(self._json)) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+    @contextmanager
+    def events(self) -> Iterator[None]:
+        """Write JSON as lines for a while: what happens, as it happens; the result is the last.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        if self._json in (None, "-"):
+            self._lines = sys.stdout if self._json else None
+            yield
+            return
+        from onnxq.errors import OutputError  # noqa: PLC0415
+
+        try:
+            with Path(str(self._json)).open("w", encoding="utf-8") as self._lines:
+                yield
+        except OSError as error:
+            raise OutputError(f"{self._json}: {error.strerror or error}") from error
+        finally:
+            self._lines = None
+
+    def event(self, content: Any) -> None:
+        """Write one line of JSON, if `events` are written."""
+        if self._lines is not None:
+            self._lines.write(json.dumps(content, ensure_ascii=False) + "\n")
+            self._lines.flush()
+
+    @contextmanager
+    def live(self) -> Iterator[Callable[[Any], None]]:
+        """Show something that changes, on a terminal.
+
+        Yields:
+            To be called with what is to be shown from now on.
+        """
+        from rich.live import Live  # noqa: PLC0415
+
+        if not self.is_terminal:
+            yield lambda _: None
+            return
+        with Live(console=self._console, transient=True, refresh_per_second=4) as shown:
+            yield shown.update
 
     @contextmanager
     def progress(self, stage: str) -> Iterator[Callable[[Any], None]]:

@@ -41,6 +41,14 @@ def quantize(
     import_path: options.ImportPath = None,
     asked: RecipeFlags,
     given: LiftFlags,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODE",
+            help="What onnxq search found: the same model, given the table and the recipe that "
+            "were searched with.",
+        ),
+    ] = None,
     max_opset: Annotated[
         int | None, typer.Option(min=10, help="Refuse to write a newer operator set.")
     ] = None,
@@ -58,7 +66,7 @@ def quantize(
     [bold]onnxq quantize model.onnx --data labelled/ --max-drop 0.005 --fallback float -o
     model.int8.onnx[/bold]
     """
-    from onnxq import pipeline  # noqa: PLC0415
+    from onnxq import calibrating, pipeline  # noqa: PLC0415
     from onnxq.cli.common import (  # noqa: PLC0415
         check_order,
         recipe_of,
@@ -74,10 +82,7 @@ def quantize(
     from onnxq.results import SIDECARS  # noqa: PLC0415
 
     given.check()
-    if calib is None and data is None:
-        raise UsageError("give --calib FILE or --data PATH")
-    if groups is not None and calib is None:
-        raise UsageError("--groups names groups of a table: give it with --calib")
+    _check(calib, data, groups, strategy)
     own = [
         output.with_name(f"{output.name}{suffix}")
         for suffix in ("", ".data", ".recipe.yaml", *SIDECARS)
@@ -87,9 +92,10 @@ def quantize(
     recipe = recipe_of(asked)
     check_order(recipe)
     runtime = runtime_of(provider, threads, custom_ops)
-    if calib and data and not (given.searches or recipe.rescales):
+    if calib and data and not (given.searches or recipe.rescales or strategy):
         raise UsageError(
-            "--data beside --calib is for --fallback, --max-drop, --equalize and --smooth"
+            "--data beside --calib is for --fallback, --max-drop, --equalize, --smooth and "
+            "--strategy"
         )
     for written in (output, *(own[2:3] if given.searches else ())):
         check_target(written, [model, *read])
@@ -107,8 +113,10 @@ def quantize(
         *(screen, model, calib, source, recipe, runtime),
         groups=groups,
         every=given.searches,
-        repairs=given.auto,
+        collection=calibrating.collection_for(recipe, repairs=given.auto),
     )
+    if strategy is not None:
+        recipe, table = _decoded(strategy, (model, table, recipe), source, runtime)
     if lifting is not None:
         jobs = (model, table, recipe, parted, output), {"lifting": lifting, "runtime": runtime}
         if given.auto:
@@ -123,6 +131,29 @@ def quantize(
         runtime=runtime,
     )
     tell(screen, result, (), quantized_dict(result))
+
+
+def _check(calib: Path | None, data: str | None, groups: str | None, strategy: str | None) -> None:
+    """Refuse flags that mean nothing without others."""
+    from onnxq.errors import UsageError  # noqa: PLC0415
+
+    if calib is None and data is None:
+        raise UsageError("give --calib FILE or --data PATH")
+    if groups is not None and calib is None:
+        raise UsageError("--groups names groups of a table: give it with --calib")
+    if groups is not None and strategy is not None:
+        raise UsageError("--strategy says which --groups: give only one of them")
+
+
+def _decoded(code: str, asked: tuple[Path, Any, Any], source: Any, runtime: Any) -> tuple[Any, Any]:
+    """Return the recipe of a strategy, and the table it takes."""
+    from onnxq.observing import completed  # noqa: PLC0415
+    from onnxq.search.evolve import strategy_of  # noqa: PLC0415
+
+    model, table, recipe = asked
+    found, groups = strategy_of(code, model, table, recipe, source, runtime)
+    table = table if groups is None else table.only(groups)
+    return found, table if source is None else completed(model, table, found, source, runtime)
 
 
 def _lift(screen: Any, asked: tuple[Any, ...], how: dict[str, Any]) -> None:

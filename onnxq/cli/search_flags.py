@@ -12,6 +12,7 @@ from onnxq.cli.recipe_flags import RecipeFlags
 if TYPE_CHECKING:  # heavy, and not every command searches
     from collections.abc import Callable, Iterable
 
+    from onnxq.calibrating import Collection
     from onnxq.cli.console import Screen
     from onnxq.graph.session import Runtime
     from onnxq.metrics.answers import Metric
@@ -124,6 +125,8 @@ def setup(
     asked: RecipeFlags,
     beside: Path,
     check: "Callable[[Recipe], None]" = lambda _: None,
+    *,
+    collection: "Collection | None" = None,
 ) -> Setup:
     """Check what the flags say, and calibrate where no table is given.
 
@@ -133,6 +136,7 @@ def setup(
         asked: The flags of the recipe.
         beside: What the command writes beside the model.
         check: Refuses what of the recipe means nothing to the command.
+        collection: What to calibrate; by default what the recipe needs.
     """
     from onnxq.cli.common import (  # noqa: PLC0415
         metric_of,
@@ -174,7 +178,11 @@ def setup(
     )
     data = parts(source, other)
     metric = metric_of(given.metric, given.metric_option) or Cosine()
-    table = table_of(screen, model, given.calib, data[0], recipe, runtime)
+    table = table_of(
+        *(screen, model, given.calib, data[0], recipe, runtime),
+        every=collection is not None,
+        collection=collection,
+    )
     return Setup(
         screen=screen, recipe=recipe, runtime=runtime, data=data, metric=metric, table=table
     )

@@ -7,17 +7,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from onnxq import pipeline
+from onnxq import pipeline, table_file
 from onnxq.errors import ModelError, QualityError, RecipeError
 from onnxq.files import check_target
 from onnxq.graph import io
 from onnxq.graph.session import Runtime, Session
 from onnxq.metrics.classification import Paired
 from onnxq.metrics.judge import checked_score, scored
+from onnxq.observing import completed
 from onnxq.recipe import Recipe, dumps
 from onnxq.search.exam import Exam, examined, shuffled
 from onnxq.search.hunt import Hunt
 from onnxq.search.laboratory import Laboratory, evidence_of
+from onnxq.search.records import Records
 from onnxq.search.samples import identity, read
 from onnxq.search.searching import Finalist, Generation, Row, Searched, Searching
 from onnxq.search.space import Space, space_of
@@ -29,10 +31,12 @@ from onnxq.search.tune import recipe_path, write_recipe
 from onnxq.sources import Source
 from onnxq.table import CalibrationTable
 
+TABLE = "table.calib"  # in the folder of a search
+COMPLETED = "chosen.calib"  # the same, with what the chosen strategy rescales
 FINALISTS = 12  # of the front, measured on samples not searched on
 
 
-def search(  # noqa: PLR0913 - like quantize, and how to search
+def evolve(  # noqa: PLR0913 - like quantize, and how to search
     model: Path,
     table: CalibrationTable,
     recipe: Recipe,
@@ -41,7 +45,7 @@ def search(  # noqa: PLR0913 - like quantize, and how to search
     *,
     searching: Searching,
     runtime: Runtime | None = None,
-    report: Callable[[Generation], None] = lambda _: None,
+    report: Callable[[Row | Generation], None] = lambda _: None,
 ) -> Searched:
     """Search for the strategy that quantizes a model best, and write that model and its recipe.
 
@@ -59,7 +63,7 @@ def search(  # noqa: PLR0913 - like quantize, and how to search
         output: Where the model goes; its recipe goes to `onnxq.search.tune.recipe_path` of it.
         searching: How to search.
         runtime: How to run models.
-        report: Called after every evaluation.
+        report: Called with every strategy evaluated, and with how far the search is then.
 
     Raises:
         UsageError: The recipe leaves nothing to choose, or a factor is none.
@@ -80,17 +84,10 @@ def search(  # noqa: PLR0913 - like quantize, and how to search
     laboratory = opened(model, table, recipe, searching, data[0], runtime)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         store = _store(Path(folder) / "store", table, recipe, data, searching, laboratory.space)
-        hunt = Hunt(laboratory, exam, searching, store, _level(exam), report)
+        hunt = Hunt(Records(laboratory, exam, searching, store, _level(exam), report))
         hunt.run()
-        return _finished(
-            hunt,
-            laboratory,
-            (exam, others),
-            (model, table, output),
-            begun,
-            searching,
-            runtime,
-        )
+        found = _finished(hunt, (exam, others), (model, table, output), runtime)
+    return replace(found, seconds=time.monotonic() - begun)
 
 
 def opened(
@@ -116,7 +113,7 @@ def opened(
         OnnxqError: Of any kind: recipe, table and model do not fit.
     """
     stock = Stock(model, table, recipe, runtime, searching.max_opset)
-    groups = len(table.groups)
+    groups = [number for number, group in enumerate(table.groups) if group.samples]
     space = space_of(stock.prepared, stock.plan, recipe, searching.opened, groups)
     return Laboratory(space, stock, source)
 
@@ -184,6 +181,8 @@ def _store(
     store.open(about, go_on=searching.resume or searching.shared)
     if not searching.shared:
         store.forget_claims()
+    if searching.store is not None and not (searching.store / TABLE).exists():
+        table_file.save(table, searching.store / TABLE)
     return store
 
 
@@ -194,44 +193,43 @@ def _level(exam: Exam) -> float:
     return checked_score(exam.metric, found, "float")
 
 
-def _finished(  # noqa: PLR0913 - all that was set up
+def _finished(
     hunt: Hunt,
-    laboratory: Laboratory,
     exams: tuple[Exam, Exam],
     asked: tuple[Path, CalibrationTable, Path],
-    begun: float,
-    searching: Searching,
     runtime: Runtime,
 ) -> Searched:
     """Write what was found, and measure it on samples not searched on."""
     model, table, output = asked
-    rows = hunt.complete()
+    records = hunt.records
+    laboratory, searching = records.laboratory, records.searching
+    rows = records.complete()
     if not rows:
-        failed = next((row.found.error for row in hunt.rows if row.found.error), "")
+        failed = next((row.found.error for row in records.rows if row.found.error), "")
         raise ModelError(f"no strategy could be evaluated{': ' if failed else ''}{failed}")
-    best = hunt.best(rows)
-    reached = hunt.holds(best)
+    best = records.best(rows)
+    reached = records.holds(best)
     if not reached and not searching.best_effort:
-        raise QualityError(f"{output}: {_missed(searching, best, hunt.level)}: nothing written")
+        raise QualityError(f"{output}: {_missed(searching, best, records.level)}: nothing written")
     groups = laboratory.space.groups(best.genes)
     found = laboratory.resolved(best.genes)
     default, uniform = rows[0], hunt.uniform
-    finalists = _spread(hunt.front(), best)
+    finalists = _spread(records.front(), best)
     measured = {
         row.genes: laboratory.evaluate(row.genes, exams[1])
         for row in (best, default, uniform, *finalists)
     }
     gains = _gains(laboratory, exams[1], best, {"default": default, "uniform": uniform})
-    used = table if groups is None else table.only(list(groups))
-    limits = pipeline.Limits(max_opset=searching.max_opset)
-    source = laboratory.source if found.rescales else None
+    if laboratory.source is not None:
+        table = completed(model, table, found, laboratory.source, runtime)
     result = pipeline.quantize(
-        *(model, used, found, output),
-        limits=limits,
+        *(model, table if groups is None else table.only(groups), found, output),
+        limits=pipeline.Limits(max_opset=searching.max_opset),
         explain=False,
         runtime=runtime,
-        source=source,
     )
+    if searching.store is not None and found.rescales:
+        table_file.save(table, searching.store / COMPLETED)
     write_recipe(found, recipe_path(output))
 
     def finalist(row: Row) -> Finalist:
@@ -245,7 +243,7 @@ def _finished(  # noqa: PLR0913 - all that was set up
         groups=groups,
         space=laboratory.space,
         searching=searching,
-        rows=tuple(hunt.rows),
+        rows=tuple(records.rows),
         generations=tuple(hunt.generations),
         chosen=finalist(best),
         default=finalist(default),
@@ -255,7 +253,7 @@ def _finished(  # noqa: PLR0913 - all that was set up
         reached=reached,
         interrupted=hunt.interrupted,
         samples=(exams[0].samples, exams[1].samples),
-        seconds=time.monotonic() - begun,
+        seconds=0.0,
     )
 
 
@@ -270,7 +268,7 @@ def _missed(searching: Searching, best: Row, level: float) -> str:
 
 
 def _spread(front: Sequence[Row], best: Row) -> list[Row]:
-    """Return at most so many of a front as are measured again, evenly spread, the best among them."""
+    """Return what of a front is measured again, evenly spread, the best among it."""
     if len(front) <= FINALISTS:
         return list(front)
     step = (len(front) - 1) / (FINALISTS - 1)

@@ -15,6 +15,7 @@ from onnxq.errors import ModelError, OnnxqError
 from onnxq.graph.session import Session
 from onnxq.metrics.judge import checked_score
 from onnxq.metrics.similarity import Similarity
+from onnxq.plan import Plan
 from onnxq.recipe import Recipe, dumps
 from onnxq.search.exam import Exam, answers_of, by_sample
 from onnxq.search.hopeless import is_hopeless
@@ -132,7 +133,18 @@ class Laboratory:
             OnnxqError: Of any kind: it does not fit the model.
         """
         recipe = self.resolved(genes)
-        return self.stock(genes).made(recipe, self.space.groups(genes))
+        made = self.stock(genes).made(recipe, self.space.groups(genes))
+        lifted = {gene.name for gene, option in self.space.chosen(genes) if option.lifts}
+        lost = self._computing(self._stock.plan) - self._computing(made.plan) - lifted
+        if lost:
+            raise ModelError(f"{len(lost)} nodes would stay float, {min(lost)} is one")
+        return made
+
+    @staticmethod
+    def _computing(plan: Plan) -> set[str]:
+        """Return the labels of the quantized nodes that are worth it by themselves."""
+        ops = {op for op, rule in plan.target.ops.items() if rule.role == "compute"}
+        return {node.label for node in plan.nodes.values() if node.quantized and node.op in ops}
 
     def evaluate(
         self,

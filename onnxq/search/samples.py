@@ -45,7 +45,7 @@ def identity(
         *(table.model_sha256, table.samples, seen, dict(table.versions), dumps(recipe)),
         *(_described(metric), ways, [fingerprint(source) for source in data]),
     ]
-    return hashlib.sha256(json.dumps(what, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(what, default=str, sort_keys=True).encode()).hexdigest()
 
 
 def _described(metric: Metric) -> list[object]:

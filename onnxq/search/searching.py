@@ -139,6 +139,7 @@ class Generation:
         seconds: Since the search began.
         budget: Seconds there are; None for no limit.
         name: What is being done.
+        closed: Whether the generation is over.
     """
 
     number: int = 0
@@ -152,6 +153,7 @@ class Generation:
     seconds: float = 0.0
     budget: float | None = None
     name: str = ""
+    closed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

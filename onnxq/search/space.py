@@ -230,7 +230,7 @@ def _most_frequent(rules: Sequence[TensorRule]) -> TensorRule:
 
 
 def space_of(
-    model: Model, plan: Plan, base: Recipe, factors: Iterable[str], groups: int = 1
+    model: Model, plan: Plan, base: Recipe, factors: Iterable[str], groups: Sequence[int] = ()
 ) -> Space:
     """Return what may be chosen for a model.
 
@@ -239,7 +239,7 @@ def space_of(
         plan: What becomes of it by the recipe alone.
         base: The recipe.
         factors: What to open, of `FACTORS`.
-        groups: How many groups of samples the calibration table has.
+        groups: The groups of samples that the calibration table has.
 
     Raises:
         UsageError: A factor is none, or nothing is left to choose.
@@ -299,12 +299,13 @@ class _Making:
     base: Recipe
     factors: tuple[str, ...]
 
-    def samples(self, groups: int) -> Iterator[Gene]:
+    def samples(self, groups: Sequence[int]) -> Iterator[Gene]:
         """Yield the choice of samples."""
-        if "samples" not in self.factors or groups < 2:
+        count = len(groups)
+        if "samples" not in self.factors or count < 2:
             return
-        sizes = range(groups - 1, 0, -1) if groups <= ALL_SUBSETS else (groups - 1, 1)
-        subsets = [each for size in sizes for each in combinations(range(groups), size)]
+        sizes = range(count - 1, 0, -1) if count <= ALL_SUBSETS else (count - 1, 1)
+        subsets = [each for size in sizes for each in combinations(groups, size)]
         options = [Option(label="all")]
         options += [
             Option(label=f"groups {','.join(map(str, each))}", groups=each)

@@ -213,16 +213,9 @@ class Stock:
         return values, counts, stats
 
     def _of(self, groups: Groups) -> CalibrationTable:
-        """Return the table of some groups of samples; what is not known by group stays whole."""
+        """Return the table of some groups of samples."""
         if groups not in self._tables:
-            table = self._table.only(list(groups or ()))
-            first = table.groups[0]
-            whole = replace(
-                first,
-                tensors={**_lacking(self._table.tensors, table.tensors), **first.tensors},
-                channels={**_lacking(self._table.channels, table.channels), **first.channels},
-            )
-            self._tables[groups] = replace(table, groups=(whole, *table.groups[1:]))
+            self._tables[groups] = self._table.only(groups or ())
         return self._tables[groups]
 
     def _is_plain(self, plan: Plan) -> bool:
@@ -384,13 +377,6 @@ class Stock:
         return _Form(
             mould=Mould(io.sync(model), model.path.parent), places=done.places, biases=biases
         )
-
-
-def _lacking(
-    all_: Mapping[str, TensorStats], some: Mapping[str, TensorStats]
-) -> dict[str, TensorStats]:
-    """Return the statistics that are not among some."""
-    return {name: stats for name, stats in all_.items() if name not in some}
 
 
 def _spelled(params: QuantParams) -> bytes:
