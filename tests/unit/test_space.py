@@ -272,7 +272,7 @@ def test_what_the_recipe_asks_of_a_tensor_is_no_choice(rule: TensorRule, left: i
 
 def test_a_range_given_for_an_activation_is_no_choice() -> None:
     rule = TensorRule(range="given", range_options={"lo": -1.0, "hi": 1.0})
-    case = Case("convs", "cpu", ("ranges",), Recipe(tensors={"x": rule}))
+    case = Case("convs", "generic", ("ranges", "widths"), Recipe(tensors={"x": rule}))
     assert "x" not in {gene.name for gene in case.space.genes}
     assert "r" in {gene.name for gene in case.space.genes}
 
@@ -363,6 +363,12 @@ def test_repairs_are_tried_where_they_apply() -> None:
     assert "rescale" not in {gene.name for gene in tiled}
 
 
+def test_how_repairs_are_made_is_as_the_recipe_says() -> None:
+    case = Case("convs", "cpu", ("repairs",), Recipe(smooth_insert=False))
+    asked = case.space.recipe(case.genes(rescale="smooth 0.5"))
+    assert (asked.smooth, asked.smooth_insert) == (0.5, False)
+
+
 @pytest.mark.parametrize(
     ("base", "left"),
     [
@@ -429,6 +435,29 @@ def test_what_passes_renamed_is_called_by_its_new_name() -> None:
     case = Case("convs", "cpu", ("ranges",))
     recipe = case.space.recipe(case.genes(w2="mse", x="mse"), {"w2": "w2_equalized"})
     assert set(recipe.tensors) == {"w2_equalized", "x"}
+
+
+def test_nodes_that_passes_renamed_are_lifted_by_their_new_name() -> None:
+    case = Case("convs", "fixed-point", ("float",))
+    new = {"Conv(a)": "Conv(a_equalized)", "Relu(r)": "Relu(r_equalized)"}
+    (first, second) = case.space.recipe(case.genes(**{"Conv(a)": "float"}), labels=new).rules
+    assert first.matches("Conv(a_equalized)", "Conv")
+    assert not first.matches("Conv(a)", "Conv")
+    assert second.matches("Relu(r_equalized)", "Relu")
+
+
+def test_what_is_usual_does_not_replace_what_the_recipe_says() -> None:
+    rule = NodeRule(op="Conv", weights=TensorRule(range="mse"))
+    base = Recipe(weights=TensorRule(range="outlier-var"), rules=(rule,))
+    case = Case("convs", "cpu", ("ranges", "widths"), base)
+    recipe = case.space.recipe(case.genes(w1="int4, mse", w2="int4, mse"))
+    assert recipe.weights == TensorRule(range="outlier-var", dtype="int4")
+    after = specs(case.planned(case.genes(w1="int4, mse", w2="int4, mse")))
+    assert {key: spec.range.name for key, spec in after.items() if isinstance(key, tuple)} == {
+        ("a", 1): "mse",
+        ("c", 1): "mse",
+        ("y", 1): "outlier-var",
+    }
 
 
 def test_what_the_recipe_says_stays() -> None:
