@@ -1,0 +1,330 @@
+"""Candidates put together from what is known are those of a draft, bit by bit, in any order."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import onnxq
+from onnxq.drafting import draft
+from onnxq.errors import NothingToQuantizeError, OnnxqError, UsageError
+from onnxq.graph.session import Runtime, Session
+from onnxq.numerics.affine import fake_quantize
+from onnxq.numerics.bias import LARGEST
+from onnxq.observing import completed
+from onnxq.recipe import NodeRule, Recipe, TensorRule
+from onnxq.search import stock as stock_module
+from onnxq.search.laboratory import Laboratory
+from onnxq.search.space import FACTORS, Gene, space_of
+from onnxq.search.stock import Stock
+from onnxq.search.trials import emitted
+from onnxq.sources import batches_of
+from onnxq.table import CalibrationTable
+from onnxq.types import Array
+from tests.graphs import build, feed_for, initializers, run, sized
+from tests.networks import networks
+
+RUNTIME = Runtime(threads=1)
+USUAL = ("samples", "ranges", "repairs", "widths")
+TARGETS = ("cpu", "cpu", "generic", "fixed-point", "qnn", "openvino", "tensorrt", "crossbar")
+SAMPLE = Path("sample_models/fashion_resnet/model.onnx").resolve()
+RESIDUAL = """g (float[N, 3, 8, 8] x) => (float[N, 5] y, float[N, 6, 8, 8] s) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+    r = Relu(a)
+    c = Conv <pads = [1, 1, 1, 1]> (r, w2, b2)
+    s = Add(c, r)
+    p = GlobalAveragePool(s)
+    f = Flatten(p)
+    y = Gemm <transB = 1> (f, w3, b3)
+}"""
+WEIGHTS = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (6, 6, 3, 3), "b2": (6,), "w3": (5, 6), "b3": (5,)}
+
+
+@dataclass(frozen=True)
+class World:
+    """A model, a table of it, and what tries strategies for it."""
+
+    model: Path
+    table: CalibrationTable
+    source: onnxq.Source
+    laboratory: Laboratory
+
+    @property
+    def counts(self) -> Array:
+        return self.laboratory.space.counts
+
+    def drawn(self, rng: np.random.Generator, count: int) -> list[tuple[int, ...]]:
+        """Draw strategies; the first is the recipe alone."""
+        size = count - 1, len(self.counts)
+        return [(0,) * size[1], *map(tuple, rng.integers(self.counts, size=size).tolist())]
+
+    @contextmanager
+    def drafted(self, recipe: Recipe, groups: Sequence[int] | None) -> Iterator[Session]:
+        """Quantize from the beginning, as `quantize` does."""
+        table = self.table if groups is None else self.table.only(groups)
+        table = completed(self.model, table, recipe, self.source, RUNTIME)
+        with emitted(draft(self.model, table, recipe, runtime=RUNTIME), RUNTIME) as session:
+            yield session
+
+    def outcomes(self, genes: Sequence[int], feed: dict[str, Array]) -> tuple[Any, Any]:
+        """Return what a strategy answers, or what kind of error it is: from stock, and drafted."""
+        recipe = self.laboratory.resolved(genes)
+        groups = self.laboratory.space.groups(genes)
+        both: list[Any] = []
+        try:
+            both.append(self.laboratory.stock(genes).made(recipe, groups).session.run(feed))
+        except OnnxqError as error:
+            both.append(type(error))
+        try:
+            with self.drafted(recipe, groups) as session:
+                both.append(session.run(feed))
+        except OnnxqError as error:
+            both.append(type(error))
+        return both[0], both[1]
+
+
+def world(
+    model: Path,
+    source: onnxq.Source,
+    base: Recipe,
+    factors: Sequence[str] = USUAL,
+    *,
+    groups: int = 2,
+) -> World:
+    collection = onnxq.Collection(groups=groups, workers=1, keep_samples=8)
+    table = onnxq.calibrate(model, source, collection=collection, runtime=RUNTIME)
+    table = completed(model, table, base, source, RUNTIME)
+    stock = Stock(model, table, base, RUNTIME)
+    space = space_of(stock.prepared, stock.plan, base, factors, range(groups))
+    return World(model, table, source, Laboratory(space, stock, source))
+
+
+def random_data(samples: int = 8) -> onnxq.Source:
+    return onnxq.Source(data="random", cut=onnxq.Cut(samples=samples))
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    if isinstance(expected, type) or isinstance(found, type):
+        assert found == expected
+        return
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(scope="module")
+def eager(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The cpu target, but that small layers are worth it."""
+    content = json.loads(files("onnxq.targets").joinpath("cpu.json").read_text())
+    del content["worth"]
+    path = tmp_path_factory.mktemp("targets") / "eager.json"
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_moulds() -> Iterator[None]:
+    """Make all strategies that are not alike break each other's moulds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stock_module, "MOULDS", 2)
+        yield
+
+
+@settings(max_examples=max(20, settings().max_examples // 2))
+@given(
+    networks(),
+    st.sampled_from(TARGETS),
+    st.sampled_from([("ranges", "repairs"), USUAL, FACTORS]),
+    st.integers(0, 10**6),
+)
+def test_networks(
+    eager: str, proto: onnx.ModelProto, on: str, factors: tuple[str, ...], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(proto, path)
+        base = sized(Recipe(target=eager if on == "cpu" else on), on)
+        try:
+            made = world(path, random_data(), base, factors)
+        except (NothingToQuantizeError, UsageError):
+            return
+        drawn, feed = made.drawn(rng, 3), feed_for(proto, seed)
+        for genes in (*drawn, drawn[1]):
+            try:
+                assert_same(*made.outcomes(genes, feed))
+            except NothingToQuantizeError:
+                assert made.laboratory.space.of_kind("node"), "all of them are lifted"
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("residual") / "model.onnx"
+    onnx.save(build(RESIDUAL, WEIGHTS), path)
+    return path
+
+
+@pytest.mark.parametrize("on", ["cpu", "fixed-point", "crossbar"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        Recipe(),
+        Recipe(bias_correction="empirical"),
+        Recipe(correct_bias=False, equalize=True),
+        Recipe(rules=(NodeRule(op="Gemm", quantize=False),)),
+        Recipe(reconstruct=True),
+    ],
+    ids=["plain", "empirical", "equalized", "rule", "reconstructed"],
+)
+def test_recipes(eager: str, residual: Path, on: str, more: Recipe) -> None:
+    base = sized(Recipe(target=eager if on == "cpu" else on).over(more), on)
+    made = world(residual, random_data(), base)
+    feed = feed_for(onnx.load(residual))
+    for genes in made.drawn(np.random.default_rng(1), 3):
+        assert_same(*made.outcomes(genes, feed))
+
+
+def test_what_rounds_like_the_chip_rounds_like_it_from_stock(residual: Path) -> None:
+    base = Recipe(target="fixed-point", rounding="half-up", positions="chip")
+    made = world(residual, random_data(), base)
+    feed = feed_for(onnx.load(residual))
+    for genes in made.drawn(np.random.default_rng(2), 4):
+        assert_same(*made.outcomes(genes, feed))
+
+
+@pytest.mark.parametrize("on", ["cpu", "fixed-point", "crossbar"])
+def test_only_constants_are_exchanged(
+    eager: str, residual: Path, on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    four = TensorRule(dtype="int4")
+    base = sized(Recipe(target=eager if on == "cpu" else on, correct_bias=True, weights=four), on)
+    if on == "fixed-point":
+        base = replace(base, activations=four)  # where ranges make a difference
+    made = world(residual, random_data(), base, ("samples", "ranges"))
+    feed = feed_for(onnx.load(residual))
+    drawn = made.drawn(np.random.default_rng(3), 4)
+    expected = []
+    for genes in drawn:
+        recipe, groups = made.laboratory.resolved(genes), made.laboratory.space.groups(genes)
+        with made.drafted(recipe, groups) as session:
+            expected.append(session.run(feed))
+    assert len({answer.tobytes() for _, answer in expected}) >= 3
+
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("a candidate is made from the beginning")
+
+    monkeypatch.setattr(Stock, "_drafted", forbidden)
+    for genes, answer in zip(drawn, expected, strict=True):
+        assert_same(made.laboratory.made(genes).session.run(feed), answer)
+        monkeypatch.setattr(Stock, "_form", forbidden)  # one mould serves all
+
+
+def test_nodes_that_share_a_constant_may_want_it_differently(eager: str, tmp_path: Path) -> None:
+    """A bias just fits, and with a smaller range of what its node reads it does no more."""
+    text = """g (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y, float[N, 4, 6, 6] z) {
+        r = Relu(x)
+        y = Conv(r, w, b)
+        z = Conv(x, w, c)
+    }"""
+    weights = {"w": np.random.default_rng(0).normal(size=(4, 4, 1, 1)).astype(np.float32)}
+    path, base = tmp_path / "model.onnx", Recipe(target=eager, correct_bias=False)
+    largest = np.zeros(4, np.float32)
+    for size in (0.0, 0.999):
+        bias = {"b": (size * largest).astype(np.float32), "c": np.ones(4, np.float32)}
+        onnx.save(build(text, {**weights, **bias}), path)
+        made = world(path, random_data(), base, ("ranges",))
+        plain = draft(path, made.table, base, runtime=RUNTIME)
+        scales = plain.activations["r"].scale * plain.weights["y", 1].scale.reshape(-1)
+        largest = LARGEST * scales
+    names = [gene.name for gene in made.laboratory.space.genes]
+    differs, feed = [], feed_for(onnx.load(path))
+    for value in range(made.counts[names.index("r")]):
+        genes = tuple(value if name == "r" else 0 for name in names)
+        stock, recipe = made.laboratory.stock(genes), made.laboratory.resolved(genes)
+        differs.append(stock._cast(stock.planned(recipe), None) is None)
+        assert_same(*made.outcomes(genes, feed))
+    assert differs[0] is False
+    assert any(differs)
+
+
+# --- a whole model
+
+
+@pytest.fixture(scope="module")
+def fashion(tmp_path_factory: pytest.TempPathFactory) -> World:
+    path = tmp_path_factory.mktemp("fashion") / "data.npz"
+    with np.load(SAMPLE.with_name("eval.npz")) as data:
+        np.savez(path, **{name: data[name][:48] for name in data.files})
+    source = onnxq.Source(data=str(path), cut=onnxq.Cut(batch_size=16))
+    return world(SAMPLE, source, Recipe(target="cpu"))
+
+
+@pytest.fixture(scope="module")
+def feed(fashion: World) -> dict[str, Array]:
+    session = Session(SAMPLE, RUNTIME)
+    return next(iter(batches_of(fashion.source, session))).inputs
+
+
+def test_a_whole_model_twice_in_any_order(
+    fashion: World, feed: dict[str, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(5)
+    drawn = fashion.drawn(rng, 5)
+    expected = {}
+    for genes in drawn:
+        recipe = fashion.laboratory.resolved(genes)
+        with fashion.drafted(recipe, fashion.laboratory.space.groups(genes)) as session:
+            expected[genes] = session.run(feed)
+    assert len({answer[0].tobytes() for answer in expected.values()}) == len(drawn)
+    for genes in rng.permutation(drawn).tolist():
+        assert_same(fashion.laboratory.made(genes).session.run(feed), expected[tuple(genes)])
+
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("something is computed again")
+
+    for name in ("_fresh", "_moved", "_drafted", "rescaled"):
+        monkeypatch.setattr(Stock, name, forbidden)
+    for name in ("input_means", "pair_values"):
+        monkeypatch.setattr(stock_module, name, forbidden)
+    for genes in rng.permutation(drawn).tolist():
+        assert_same(fashion.laboratory.made(genes).session.run(feed), expected[tuple(genes)])
+
+
+def disturbed(made: World, gene: Gene) -> Array:
+    stock = made.laboratory.stock((0,) * len(made.counts))
+    specs = [option.spec for option in gene.options if option.spec is not None]
+    return stock.disturbances(gene.name, specs, place=gene.place)
+
+
+def test_disturbances_are_noise_over_signal(fashion: World) -> None:
+    """Of weights exactly; of activations about, from the histogram of what was seen."""
+    space = fashion.laboratory.space
+    floats = initializers(onnx.load(SAMPLE))
+    numbers = [*space.of_kind("activation")[1:3], *space.of_kind("weight")[:2]]
+    session = Session(SAMPLE, RUNTIME)
+    batches = list(batches_of(fashion.source, session))
+    (name,) = batches[0].inputs
+    inputs = {name: np.concatenate([batch.inputs[name] for batch in batches])}
+    inside = [space.genes[n].name for n in numbers[:2]]
+    seen = dict(zip(inside, run(onnx.load(SAMPLE), inputs, names=inside), strict=True))
+    for number in numbers:
+        gene, expected = space.genes[number], []
+        values = {**floats, **seen}[gene.name].astype(np.float64)
+        for value in range(0, len(gene.options), 3):
+            genes = tuple(value if n == number else 0 for n in range(len(fashion.counts)))
+            recipe = fashion.laboratory.resolved(genes)
+            made = draft(SAMPLE, fashion.table, recipe, runtime=RUNTIME)
+            params = made.weights[gene.place] if gene.place else made.activations[gene.name]
+            after = fake_quantize(values, params)
+            expected.append(np.square(after - values).sum() / np.square(values).sum())
+        near = 1e-6 if gene.place else 0.05
+        np.testing.assert_allclose(disturbed(fashion, gene)[::3], expected, rtol=near)
