@@ -19,6 +19,7 @@ from onnxq.recipe import Recipe, dumps
 from onnxq.search.exam import Exam, examined, shuffled
 from onnxq.search.hunt import Hunt
 from onnxq.search.laboratory import Laboratory, evidence_of
+from onnxq.search.records import Records
 from onnxq.search.samples import identity, read
 from onnxq.search.searching import Finalist, Generation, Row, Searched, Searching
 from onnxq.search.space import Space, space_of
@@ -83,7 +84,7 @@ def evolve(  # noqa: PLR0913 - like quantize, and how to search
     laboratory = opened(model, table, recipe, searching, data[0], runtime)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         store = _store(Path(folder) / "store", table, recipe, data, searching, laboratory.space)
-        hunt = Hunt(laboratory, exam, searching, store, _level(exam), report)
+        hunt = Hunt(Records(laboratory, exam, searching, store, _level(exam), report))
         hunt.run()
         found = _finished(hunt, (exam, others), (model, table, output), runtime)
     return replace(found, seconds=time.monotonic() - begun)
@@ -200,19 +201,20 @@ def _finished(
 ) -> Searched:
     """Write what was found, and measure it on samples not searched on."""
     model, table, output = asked
-    laboratory, searching = hunt.laboratory, hunt.searching
-    rows = hunt.complete()
+    records = hunt.records
+    laboratory, searching = records.laboratory, records.searching
+    rows = records.complete()
     if not rows:
-        failed = next((row.found.error for row in hunt.rows if row.found.error), "")
+        failed = next((row.found.error for row in records.rows if row.found.error), "")
         raise ModelError(f"no strategy could be evaluated{': ' if failed else ''}{failed}")
-    best = hunt.best(rows)
-    reached = hunt.holds(best)
+    best = records.best(rows)
+    reached = records.holds(best)
     if not reached and not searching.best_effort:
-        raise QualityError(f"{output}: {_missed(searching, best, hunt.level)}: nothing written")
+        raise QualityError(f"{output}: {_missed(searching, best, records.level)}: nothing written")
     groups = laboratory.space.groups(best.genes)
     found = laboratory.resolved(best.genes)
     default, uniform = rows[0], hunt.uniform
-    finalists = _spread(hunt.front(), best)
+    finalists = _spread(records.front(), best)
     measured = {
         row.genes: laboratory.evaluate(row.genes, exams[1])
         for row in (best, default, uniform, *finalists)
@@ -241,7 +243,7 @@ def _finished(
         groups=groups,
         space=laboratory.space,
         searching=searching,
-        rows=tuple(hunt.rows),
+        rows=tuple(records.rows),
         generations=tuple(hunt.generations),
         chosen=finalist(best),
         default=finalist(default),

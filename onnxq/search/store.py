@@ -114,7 +114,10 @@ class Store:
             if not self._is_left(claim):
                 return False
             os.utime(claim)
-        return self.result(code) is None
+        if self.result(code) is None:
+            return True
+        self.release(code)
+        return False
 
     def release(self, code: str) -> None:
         """Give up a claim without a result."""

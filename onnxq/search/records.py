@@ -1,0 +1,230 @@
+"""All that a search has evaluated, and evaluating more of it: once, in time, and with others.
+
+Processes that share a store go the same way and evaluate each strategy once among them: what
+another process is at is left until all else is done, and then waited for.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Event
+from typing import Any
+
+import numpy as np
+
+from onnxq.search.evolution import ranks, survivors
+from onnxq.search.exam import Exam
+from onnxq.search.laboratory import Benchmark, Evaluation, Laboratory, as_dict, from_dict
+from onnxq.search.searching import Generation, Row, Searching
+from onnxq.search.store import Store
+from onnxq.search.strategy import encode
+from onnxq.types import Array
+
+WAIT = 0.2  # seconds between two looks for what another process is at
+ENDLESS = 10**9  # evaluations, where nothing limits them
+Genes = tuple[int, ...]
+
+
+class Records:
+    """What was evaluated.
+
+    Attributes:
+        laboratory: Tries strategies.
+        searching: How it is searched.
+        rows: All that was evaluated, in order.
+        seen: The same by strategy.
+        now: How far the search is.
+        level: What the float model scores.
+    """
+
+    def __init__(
+        self,
+        laboratory: Laboratory,
+        exam: Exam,
+        searching: Searching,
+        store: Store,
+        level: float,
+        report: Callable[[Row | Generation], None],
+    ) -> None:
+        """Begin with nothing evaluated.
+
+        Args:
+            laboratory: Tries strategies.
+            exam: What to score them on.
+            searching: How to search.
+            store: What was evaluated before, and will be.
+            level: What the float model scores.
+            report: Called with every strategy evaluated, and with how far the search is then.
+        """
+        self.laboratory, self._exam, self.searching = laboratory, exam, searching
+        self._store, self.level, self._report = store, level, report
+        self._space = laboratory.space
+        self._begun = time.monotonic()
+        self._stop = Event()
+        self.seen: dict[Genes, Row] = {}
+        self.rows: list[Row] = []
+        self.now = Generation(limit=searching.evaluations, budget=searching.budget)
+        self._pool = ThreadPoolExecutor(searching.workers or os.cpu_count() or 1)
+
+    def close(self) -> None:
+        """Evaluate nothing more; what is under way is finished."""
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def complete(self) -> list[Row]:
+        """Return what was evaluated on all samples."""
+        return [row for row in self.rows if row.found.complete]
+
+    def best(self, rows: Sequence[Row]) -> Row:
+        """Return the best of some: what holds the bounds, then by quality or what else is asked."""
+        values, broken = self.objectives(rows), self.violations(rows)
+        how = self.searching
+        quality = "quality" in how.objectives and how.bounds is None
+        first = how.objectives.index("quality") if quality else 0
+        score = np.array([-row.found.score for row in rows])
+        order = np.lexsort((score, values[:, first], broken))
+        return rows[int(order[0])]
+
+    def front(self) -> list[Row]:
+        """Return what nothing dominates, best quality first."""
+        rows = self.complete()
+        level = ranks(self.objectives(rows), self.violations(rows))
+        found = {row.genes: row for row, on in zip(rows, level, strict=True) if on == 0}
+        return sorted(found.values(), key=lambda row: -row.found.score)
+
+    def surviving(self) -> list[Row]:
+        """Return the strategies that survive."""
+        rows = self.complete()
+        keep = survivors(self.objectives(rows), self.violations(rows), self.searching.population)
+        return [rows[int(number)] for number in keep]
+
+    def holds(self, row: Row) -> bool:
+        """Say whether a strategy holds the bounds."""
+        return not self.violations([row])[0] > 0
+
+    def show(self, **changes: Any) -> None:
+        """Note how far the search is, and tell."""
+        seconds = time.monotonic() - self._begun
+        self.now = replace(self.now, seconds=seconds, **changes)
+        self._report(self.now)
+
+    def objectives(self, rows: Sequence[Row]) -> Array:
+        """Return what to improve, lower is better, ``(N, M)``."""
+        values = {
+            "quality": [-row.found.score for row in rows],
+            "size": [float(row.found.bits) for row in rows],
+            "latency": [row.found.latency for row in rows],
+        }
+        return np.array([values[name] for name in self.searching.objectives], np.float64).T
+
+    def violations(self, rows: Sequence[Row]) -> Array:
+        """Return by how much each breaks the bounds, ``(N,)``."""
+        bounds = self.searching.bounds
+        found = np.zeros(len(rows))
+        for number, row in enumerate(rows if bounds is not None else ()):
+            assert bounds is not None
+            if bounds.min_cosine is not None:
+                found[number] += max(bounds.min_cosine - row.found.cosine, 0.0)
+            if bounds.max_drop is not None:
+                found[number] += max(self.level - row.found.score - bounds.max_drop, 0.0)
+        return found
+
+    def evaluate(
+        self, population: Iterable[Genes], origins: str | Mapping[Genes, str], *, whole: bool = True
+    ) -> None:
+        """Evaluate strategies side by side, those that were not.
+
+        Args:
+            population: The strategies.
+            origins: Where they come from.
+            whole: On all samples, whatever becomes of them; else what they must exceed to be worth
+                that is settled before, so that it does not depend on who comes first.
+        """
+        wanted = [g for g in dict.fromkeys(population) if g not in self.seen][: self.left]
+        before = [] if whole else self.complete()
+        bars = {genes: self._bar(genes, before) for genes in wanted}
+        timed = "latency" in self.searching.objectives
+
+        def evaluate(genes: Genes) -> Evaluation | None:
+            """Evaluate one, or look it up; None where another process is at it."""
+            code = encode(self._space, genes)
+            return self._stored(
+                code,
+                lambda: self.laboratory.evaluate(genes, self._exam, bar=bars[genes], timed=timed),
+            )
+
+        first = list(self._pool.map(evaluate, wanted))
+        for genes, found in zip(wanted, first, strict=True):
+            while found is None and not self.is_stopped():
+                time.sleep(WAIT)
+                found = evaluate(genes)  # noqa: PLW2901 - what the other process found, by now
+            if found is not None:
+                self._take(genes, found, origins if isinstance(origins, str) else origins[genes])
+
+    def _stored(self, code: str, evaluate: Callable[[], Evaluation]) -> Evaluation | None:
+        """Return the result of a strategy from the store, or evaluate and store it."""
+        known = self._store.result(code)
+        if known is not None:
+            return from_dict(known)
+        if self.is_stopped() or not self._store.claim(code):
+            return None
+        begun = time.monotonic()
+        found = replace(evaluate(), seconds=time.monotonic() - begun)
+        self._store.add({"code": code, **as_dict(found)})
+        return found
+
+    def _take(self, genes: Genes, found: Evaluation, origin: str) -> None:
+        """Note what came of a strategy."""
+        row = Row(
+            number=len(self.rows) + 1,
+            genes=genes,
+            code=encode(self._space, genes),
+            origin=origin,
+            found=found,
+            seconds=time.monotonic() - self._begun,
+        )
+        self.rows.append(row)
+        self.seen[genes] = row
+        score = found.score if found.complete and self.holds(row) else math.nan
+        self._report(row)
+        best = float(np.fmax(self.now.best, score))
+        self.show(evaluations=len(self.rows), best=best)
+
+    def _bar(self, genes: Genes, rows: Sequence[Row]) -> Benchmark | None:
+        """Return what a strategy must exceed to matter; None where all samples are wanted.
+
+        That is the best of those that take no more bits, where size counts; else the last one
+        that survives.
+        """
+        how = self.searching
+        if not how.drop or how.bounds is not None or "latency" in how.objectives:
+            return None
+        place = how.population - 1
+        if "size" in how.objectives:
+            bits, place = self._space.bits(genes), 0
+            rows = [row for row in rows if row.found.bits <= bits]
+        ordered = sorted(rows, key=lambda row: -row.found.score)
+        if len(ordered) <= place:
+            return None
+        return Benchmark(units=ordered[place].found.units, score=ordered[place].found.score)
+
+    @property
+    def left(self) -> int:
+        """Return how many strategies may still be evaluated."""
+        return (self.searching.evaluations or ENDLESS) - len(self.rows)
+
+    def is_stopped(self) -> bool:
+        """Say whether nothing more shall be evaluated: the time is up, or it was closed."""
+        budget = self.searching.budget
+        late = budget is not None and time.monotonic() - self._begun > budget
+        return late or self._stop.is_set()
+
+    def is_over(self, generations: int) -> bool:
+        """Say whether the search has come to its end after so many generations."""
+        how = self.searching
+        bred = how.generations is not None and generations >= how.generations
+        reached = how.target is not None and self.now.best >= how.target
+        return bred or reached or self.left <= 0 or self.is_stopped()
