@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,7 +18,18 @@ from onnxq.types import Array, QuantParams, QuantSpec, Range, TensorStats
 
 log = logging.getLogger(__name__)
 
-Known = dict[tuple[str, str], QuantParams]  # by the name of a tensor and what is asked of it
+
+@dataclass
+class Known:
+    """What was computed before of the same tensors.
+
+    Attributes:
+        params: By the name of a tensor and what is asked of it.
+        stats: Of weights, by name and by how they were looked at.
+    """
+
+    params: dict[tuple[str, str], QuantParams] = field(default_factory=dict)
+    stats: dict[tuple[str, str], TensorStats] = field(default_factory=dict)
 
 
 def activation_params(
@@ -31,7 +42,7 @@ def activation_params(
         seen: Statistics of every activation.
         known: What was chosen before, from the same statistics; what is chosen now is added.
     """
-    known = {} if known is None else known
+    known = known or Known()
     chosen: dict[str, QuantParams] = {}
     for name, activation in plan.activations.items():
         if activation.shares != name:
@@ -39,11 +50,11 @@ def activation_params(
             continue
         spec, stats = activation.spec, seen[name]
         key = name, repr((spec, activation.group))
-        if key not in known:
+        if key not in known.params:
             interval = _filled(spec.range(stats, spec)).within(*spec.bounds)
-            known[key] = params_of(interval, spec)
+            known.params[key] = params_of(interval, spec)
             _warn_beyond(name, stats, spec)
-        chosen[name] = known[key]
+        chosen[name] = known.params[key]
     return chosen
 
 
@@ -78,18 +89,32 @@ def weight_params(
         model: The prepared model.
         known: What was chosen before, for the same values; what is chosen now is added.
     """
-    known = {} if known is None else known
-    constants = model.graph.tensors()
-    chosen = {}
-    for output, node in plan.nodes.items():
-        for weight in node.weights:
-            key = weight.name, repr(weight.spec)
-            if key not in known:
-                stats = weight_stats(weight, io.array_of(constants[weight.name]))
-                _warn_beyond(weight.name, stats, weight.spec)
-                known[key] = params_of(weight.spec.range(stats, weight.spec), weight.spec)
-            chosen[output, weight.index] = known[key]
-    return chosen
+    known, constants = known or Known(), model.graph.tensors()
+    return {
+        (output, weight.index): weight_param(weight, io.array_of(constants[weight.name]), known)
+        for output, node in plan.nodes.items()
+        for weight in node.weights
+    }
+
+
+def weight_param(weight: WeightPlan, array: Array, known: Known) -> QuantParams:
+    """Choose range and parameters of one weight.
+
+    Args:
+        weight: What becomes of it.
+        array: Its values.
+        known: What was computed before, for the same values; what is computed now is added.
+    """
+    spec = weight.spec
+    key = weight.name, repr(spec)
+    if key not in known.params:
+        needs = spec.range.needs_histogram, spec.range.needs_ends
+        seen = weight.name, repr((spec.tile, spec.matrix, needs))
+        if seen not in known.stats:
+            known.stats[seen] = weight_stats(weight, array)
+        _warn_beyond(weight.name, known.stats[seen], spec)
+        known.params[key] = params_of(spec.range(known.stats[seen], spec), spec)
+    return known.params[key]
 
 
 def weight_stats(weight: WeightPlan, array: Array) -> TensorStats:

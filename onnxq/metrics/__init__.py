@@ -5,12 +5,22 @@ from typing import Any
 from onnxq.metrics.answers import Metric
 from onnxq.metrics.classification import Classification
 from onnxq.metrics.detection import Detection
+from onnxq.metrics.fitness import Fitness
 from onnxq.metrics.recognition import Recognition
 from onnxq.metrics.segmentation import Segmentation
 from onnxq.metrics.unlabelled import Cosine, Noise, RelativeEntropy
 from onnxq.registry import build, find
 
-METRICS = (Classification, Segmentation, Detection, Recognition, Cosine, Noise, RelativeEntropy)
+METRICS = (
+    Classification,
+    Segmentation,
+    Detection,
+    Recognition,
+    Cosine,
+    Noise,
+    RelativeEntropy,
+    Fitness,
+)
 
 
 def metric(name: str, **options: Any) -> Metric:

@@ -43,7 +43,7 @@ def _finalists(result: Searched) -> Table:
     """Return the chosen strategy beside those it must beat."""
     table = Table()
     metric = result.searching.metric.name
-    for heading in ("strategy", metric, "SQNR dB", "cosine", "weight bits", "latency"):
+    for heading in ("strategy", metric, "SQNR dB", "cosine", "weight bits", "bytes", "latency"):
         table.add_column(heading, justify="left" if heading == "strategy" else "right")
     sides = {"default": result.default, "best uniform": result.uniform, "chosen": result.chosen}
     for name, each in sides.items():
@@ -60,6 +60,7 @@ def _cells(each: Finalist) -> tuple[str, ...]:
         f"{found.sqnr:.2f} / {held.sqnr:.2f}",
         f"{found.cosine:.5f} / {held.cosine:.5f}",
         compact(found.bits),
+        compact(found.bytes),
         ratio,
     )
 
@@ -85,7 +86,14 @@ def _changed(layers: Sequence[Mapping[str, Any]]) -> Table:
 def _front(result: Searched) -> Table:
     """Return what nothing dominates."""
     table = Table(title="front", title_justify="left")
-    for heading in (result.searching.metric.name, "SQNR dB", "cosine", "weight bits", "latency"):
+    for heading in (
+        result.searching.metric.name,
+        "SQNR dB",
+        "cosine",
+        "weight bits",
+        "bytes",
+        "latency",
+    ):
         table.add_column(heading, justify="right")
     table.add_column("strategy")
     for each in result.front:
@@ -225,7 +233,7 @@ def _finalist_dict(each: Finalist, special: Mapping[str, tuple[int, ...]]) -> di
     row: dict[str, Any] = row_dict(each.row)
     held = {f"held_{name}": value for name, value in _held(each.held).items()}
     named = {name: each.row.genes == genes for name, genes in special.items()}
-    return {**row, **held, **named, "file_bytes": None}
+    return {**row, **held, **named, "file_bytes": each.row.found.bytes or None}
 
 
 def _held(found: Evaluation) -> dict[str, Any]:

@@ -83,15 +83,25 @@ class Hunt:
         records.evaluate([(0,) * len(self._space.genes)], "default")
         if not records.complete():
             return
-        if self._how.searcher == "random":
-            self._draw()
-            return
-        records.show(name="the same for all tensors")
-        records.evaluate(self._uniform(), "uniform")
-        records.evaluate(self._global(), "global")
-        if self._how.screen and not records.is_over(0):
-            self._measure_effects()
-        while not records.is_over(len(self.generations)) and self._generation():
+        steps = (self._try_uniform, self._try_global, self._measure_effects, self._breed)
+        for step in steps if self._how.searcher == "evolution" else (self._draw,):
+            if records.is_over(0):
+                return
+            step()
+
+    def _try_uniform(self) -> None:
+        """Ask the same of all tensors."""
+        self.records.show(name="the same for all tensors")
+        self.records.evaluate(self._uniform(), "uniform")
+
+    def _try_global(self) -> None:
+        """Make each choice about the whole model alone."""
+        self.records.show(name="choices about the whole model")
+        self.records.evaluate(self._global(), "global")
+
+    def _breed(self) -> None:
+        """Go through generations until nothing new comes of them."""
+        while not self.records.is_over(len(self.generations)) and self._generation():
             pass
 
     def _draw(self) -> None:
@@ -139,6 +149,8 @@ class Hunt:
 
     def _measure_effects(self) -> None:
         """Change one gene at a time, and found the additive model on what that does."""
+        if not self._how.screen:
+            return
         base = min(self._of(WHOLE), key=lambda row: row.found.noise).genes
         stock = self.records.laboratory.stock((0,) * len(base))
         effects = Effects(self._space, stock, base)
@@ -190,7 +202,21 @@ class Hunt:
             )
             pool = pool[kept]
         self.records.show(uses_screen=True, screened=INNER * LITTER)
-        return self._fresh(pool)
+        fresh = self._fresh(pool)
+        return fresh if "quality" in self._how.objectives else self._different(fresh, surrogate)
+
+    def _different(self, population: list[Genes], surrogate: Surrogate) -> list[Genes]:
+        """Return of those that cost the same the one with the least predicted noise, first."""
+        if not population:
+            return []
+        rows = np.array(population)
+        noise = surrogate.predict(rows)
+        cost = self._expected(rows, noise)[:, 0]
+        order = np.lexsort((noise, cost, self._strain(noise)))
+        leading = {cost[i]: i for i in order[::-1]}
+        first = sorted(leading.values(), key=order.tolist().index)
+        others = [i for i in order if i not in set(first)]
+        return [population[i] for i in [*first, *others]]
 
     def _expected(self, population: Array, noise: Array) -> Array:
         """Return predicted objectives: size is known; fewer nodes kept float take less time."""

@@ -41,6 +41,7 @@ class Evaluation:
         cosine: Mean cosine of the worst output.
         sqnr: SQNR of the worst output, in dB.
         bits: What the weights take, scales included.
+        bytes: Of the file, but for what metadata tells.
         latency: Time over that of the float model; NaN where it was not asked for.
         seconds: What it took.
         error: Why it failed; empty if it did not.
@@ -53,6 +54,7 @@ class Evaluation:
     cosine: float = math.nan
     sqnr: float = math.nan
     bits: int = 0
+    bytes: int = 0
     latency: float = math.nan
     seconds: float = 0.0
     error: str = ""
@@ -136,9 +138,9 @@ class Laboratory:
         """
         recipe = self.resolved(genes)
         made = self.stock(genes).made(recipe, self.space.groups(genes))
-        lifted = {gene.name for gene, option in self.space.chosen(genes) if option.lifts}
-        lost = self._computing(self._stock.plan) - self._computing(made.plan) - lifted
-        if lost:
+        lifted = any(option.lifts for _, option in self.space.chosen(genes))
+        lost = self._computing(self._stock.plan) - self._computing(made.plan)
+        if lost and not lifted:  # or the best ranges were those that nothing can be quantized with
             raise ModelError(f"{len(lost)} nodes would stay float, {min(lost)} is one")
         return made
 
@@ -172,7 +174,7 @@ class Laboratory:
             ratio = self._latency(made.session, exam) if timed and found.complete else math.nan
         except OnnxqError as error:
             return Evaluation(bits=bits, error=str(error))
-        return replace(found, bits=bits, latency=ratio)
+        return replace(found, bits=bits, bytes=made.bytes, latency=ratio)
 
     def _latency(self, session: Session, exam: Exam) -> float:
         """Return the time for one sample over that of the float model."""

@@ -30,7 +30,7 @@ from onnxq.graph.mould import Mould
 from onnxq.graph.session import Runtime, Session
 from onnxq.numerics.affine import fake_quantize, params_of
 from onnxq.observing import completed
-from onnxq.parameters import Known, activation_params, weight_params, weight_stats
+from onnxq.parameters import Known, activation_params, weight_param, weight_params
 from onnxq.plan import NodePlan, Plan
 from onnxq.planning import plan_model, replanned
 from onnxq.recipe import Recipe
@@ -51,10 +51,12 @@ class Made:
     Attributes:
         plan: What became of every node and tensor.
         session: The quantized model, loaded.
+        bytes: Of the file it would be, but for what metadata tells.
     """
 
     plan: Plan
     session: Session
+    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,7 @@ class Stock:
         self._samples: list[Batch] = fit_samples(table)
         self._tables: dict[Groups, CalibrationTable] = {None: table}
         self._known: dict[Groups, Known] = {}
-        self._known_weights: Known = {}
+        self._known_weights = Known()
         self._means: dict[tuple[str, bytes], tuple[Array, Array] | None] = {}
         self._pairs: dict[tuple[str, bytes], Values] = {}
         self._values: dict[tuple[object, ...], dict[Place, Values]] = {}
@@ -179,7 +181,7 @@ class Stock:
             proto = self._cast(plan, groups) if self._is_plain(plan) else None
             if proto is None:
                 return self._drafted(recipe, groups)
-        return Made(plan=plan, session=Session(proto, self.runtime))
+        return Made(plan=plan, session=Session(proto, self.runtime), bytes=proto.ByteSize())
 
     def disturbances(self, name: str, specs: Sequence[QuantSpec], *, place: Any) -> Array:
         """Return how much some ways to quantize a tensor disturb it: noise over signal.
@@ -190,21 +192,20 @@ class Stock:
             place: Of a weight: first output of its node, and index; None for an activation.
         """
         if place is None:
-            values, counts, seen = self._seen(name)
-            stats = [seen] * len(specs)
+            values, counts, stats = self._seen(name)
+            ranges = (spec.range(stats, spec).within(*spec.bounds) for spec in specs)
+            used = [params_of(each, spec) for each, spec in zip(ranges, specs, strict=True)]
         else:
             array = array_of(self._nodes[place[0]].inputs[place[1]])
             values, counts = array.astype(np.float64), np.ones((), np.int64)
             node = self.plan.nodes[place[0]]
             weight = next(each for each in node.weights if each.index == place[1])
-            stats = [weight_stats(replace(weight, spec=spec), array) for spec in specs]
-        found = []
-        for spec, each in zip(specs, stats, strict=True):
-            params = params_of(spec.range(each, spec).within(*spec.bounds), spec)
-            noise = np.square(fake_quantize(values, params) - values)
-            found.append(float((counts * noise).sum()))
+            plans = (replace(weight, spec=spec) for spec in specs)
+            used = [weight_param(each, array, self._known_weights) for each in plans]
+        noise = (np.square(fake_quantize(values, params) - values) for params in used)
         power = float((counts * np.square(values)).sum())
-        return np.array(found) / power if power else np.zeros(len(found))
+        found = np.array([float((counts * each).sum()) for each in noise])
+        return found / power if power else np.zeros(len(found))
 
     def _seen(self, name: str) -> tuple[Array, Array, TensorStats]:
         """Return what was seen of an activation: values, how often, and all."""
@@ -237,12 +238,13 @@ class Stock:
         self._like = self._like or made
         model = io.copied(made.prepared)
         emit(model, made.plan, made.activations, made.weights)
-        return Made(plan=made.plan, session=Session(model, self.runtime))
+        session = Session(model, self.runtime)
+        return Made(plan=made.plan, session=session, bytes=io.sync(model).ByteSize())
 
     def _cast(self, plan: Plan, groups: Groups) -> Any:
         """Return the model of a plan; None if nodes that share a constant want it differently."""
         seen = calibration.statistics(self._of(groups), self.prepared, plan)
-        activations = activation_params(plan, seen, self._known.setdefault(groups, {}))
+        activations = activation_params(plan, seen, self._known.setdefault(groups, Known()))
         weights = weight_params(plan, self._own, self._known_weights)
         corrections = corrects(plan) and bool(self._samples)
         means = self._channel_means(plan, activations) if corrections else {}
