@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxq
+from onnxq import parameters
 from onnxq.drafting import draft
 from onnxq.errors import NothingToQuantizeError, OnnxqError, UsageError
 from onnxq.graph.session import Runtime, Session
@@ -182,8 +184,9 @@ def residual(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Recipe(correct_bias=False, equalize=True),
         Recipe(rules=(NodeRule(op="Gemm", quantize=False),)),
         Recipe(reconstruct=True),
+        Recipe(fit_ranges=True),
     ],
-    ids=["plain", "empirical", "equalized", "rule", "reconstructed"],
+    ids=["plain", "empirical", "equalized", "rule", "reconstructed", "fitted"],
 )
 def test_recipes(eager: str, residual: Path, on: str, more: Recipe) -> None:
     base = sized(Recipe(target=eager if on == "cpu" else on).over(more), on)
@@ -199,6 +202,28 @@ def test_what_rounds_like_the_chip_rounds_like_it_from_stock(residual: Path) -> 
     feed = feed_for(onnx.load(residual))
     for genes in made.drawn(np.random.default_rng(2), 4):
         assert_same(*made.outcomes(genes, feed))
+
+
+@pytest.mark.parametrize("on", ["cpu", "generic", "fixed-point"])
+def test_moulds_differ_with_types_and_tiles(
+    eager: str, tmp_path: Path, on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At an operator set that needs no raising, whatever the choice."""
+    path = tmp_path / "model.onnx"
+    onnx.save(build(RESIDUAL, WEIGHTS, opset=21, ir=10), path)
+    base = Recipe(target=eager if on == "cpu" else on)
+    factors = ("ranges", "widths", "symmetric", "granularity")
+    made = world(path, random_data(), base, factors)
+    drawn, feed = made.drawn(np.random.default_rng(4), 6), feed_for(onnx.load(path))
+    kept = [made.outcomes(genes, feed) for genes in drawn]
+
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("a candidate is made from the beginning")
+
+    monkeypatch.setattr(Stock, "_drafted", forbidden)
+    for genes, (found, expected) in zip(drawn, kept, strict=True):
+        assert_same(found, expected)
+        assert_same(made.laboratory.made(genes).session.run(feed), expected)
 
 
 @pytest.mark.parametrize("on", ["cpu", "fixed-point", "crossbar"])
@@ -274,19 +299,31 @@ def feed(fashion: World) -> dict[str, Array]:
     return next(iter(batches_of(fashion.source, session))).inputs
 
 
+@pytest.fixture(scope="module")
+def answers(fashion: World, feed: dict[str, Array]) -> dict[tuple[int, ...], Any]:
+    """Return what some strategies answer, drafted."""
+    found = {}
+    for genes in fashion.drawn(np.random.default_rng(5), 5):
+        recipe, groups = fashion.laboratory.resolved(genes), fashion.laboratory.space.groups(genes)
+        with fashion.drafted(recipe, groups) as session:
+            found[genes] = session.run(feed)
+    assert len({answer[0].tobytes() for answer in found.values()}) == len(found)
+    return found
+
+
+def shuffled(strategies: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Return strategies in an order drawn anew every time."""
+    return list(map(tuple, np.random.default_rng().permutation(strategies).tolist()))
+
+
 def test_a_whole_model_twice_in_any_order(
-    fashion: World, feed: dict[str, Array], monkeypatch: pytest.MonkeyPatch
+    fashion: World,
+    feed: dict[str, Array],
+    answers: dict[tuple[int, ...], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rng = np.random.default_rng(5)
-    drawn = fashion.drawn(rng, 5)
-    expected = {}
-    for genes in drawn:
-        recipe = fashion.laboratory.resolved(genes)
-        with fashion.drafted(recipe, fashion.laboratory.space.groups(genes)) as session:
-            expected[genes] = session.run(feed)
-    assert len({answer[0].tobytes() for answer in expected.values()}) == len(drawn)
-    for genes in rng.permutation(drawn).tolist():
-        assert_same(fashion.laboratory.made(genes).session.run(feed), expected[tuple(genes)])
+    for genes in shuffled(list(answers)):
+        assert_same(fashion.laboratory.made(genes).session.run(feed), answers[genes])
 
     def forbidden(*_: Any) -> None:
         raise AssertionError("something is computed again")
@@ -295,8 +332,20 @@ def test_a_whole_model_twice_in_any_order(
         monkeypatch.setattr(Stock, name, forbidden)
     for name in ("input_means", "pair_values"):
         monkeypatch.setattr(stock_module, name, forbidden)
-    for genes in rng.permutation(drawn).tolist():
-        assert_same(fashion.laboratory.made(genes).session.run(feed), expected[tuple(genes)])
+    monkeypatch.setattr(parameters, "params_of", forbidden)
+    for genes in shuffled(list(answers)):
+        assert_same(fashion.laboratory.made(genes).session.run(feed), answers[genes])
+        assert len(fashion.laboratory.stock(genes)._forms) <= stock_module.MOULDS
+
+
+def test_several_at_once(
+    fashion: World, feed: dict[str, Array], answers: dict[tuple[int, ...], Any]
+) -> None:
+    wanted = shuffled(3 * list(answers))
+    with ThreadPoolExecutor(4) as pool:
+        made = pool.map(lambda genes: fashion.laboratory.made(genes).session.run(feed), wanted)
+        for genes, found in zip(wanted, made, strict=True):
+            assert_same(found, answers[genes])
 
 
 def disturbed(made: World, gene: Gene) -> Array:
