@@ -1,11 +1,8 @@
 """Candidates put together from what is known are those of a draft, bit by bit, in any order."""
 
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,103 +13,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import onnxq
 from onnxq import parameters
 from onnxq.drafting import draft
-from onnxq.errors import NothingToQuantizeError, OnnxqError, UsageError
-from onnxq.graph.session import Runtime, Session
+from onnxq.errors import NothingToQuantizeError, UsageError
+from onnxq.graph.session import Session
 from onnxq.numerics.affine import fake_quantize
 from onnxq.numerics.bias import LARGEST
-from onnxq.observing import completed
 from onnxq.recipe import NodeRule, Recipe, TensorRule
 from onnxq.search import stock as stock_module
-from onnxq.search.laboratory import Laboratory
-from onnxq.search.space import FACTORS, Gene, space_of
+from onnxq.search.space import FACTORS, Gene
 from onnxq.search.stock import Stock
-from onnxq.search.trials import emitted
 from onnxq.sources import batches_of
-from onnxq.table import CalibrationTable
 from onnxq.types import Array
 from tests.graphs import build, feed_for, initializers, run, sized
 from tests.networks import networks
+from tests.worlds import (
+    RESIDUAL,
+    RUNTIME,
+    SAMPLE,
+    USUAL,
+    WEIGHTS,
+    World,
+    eager_cpu,
+    fashion_world,
+    random_data,
+    world,
+)
 
-RUNTIME = Runtime(threads=1)
-USUAL = ("samples", "ranges", "repairs", "widths")
 TARGETS = ("cpu", "cpu", "generic", "fixed-point", "qnn", "openvino", "tensorrt", "crossbar")
-SAMPLE = Path("sample_models/fashion_resnet/model.onnx").resolve()
-RESIDUAL = """g (float[N, 3, 8, 8] x) => (float[N, 5] y, float[N, 6, 8, 8] s) {
-    a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
-    r = Relu(a)
-    c = Conv <pads = [1, 1, 1, 1]> (r, w2, b2)
-    s = Add(c, r)
-    p = GlobalAveragePool(s)
-    f = Flatten(p)
-    y = Gemm <transB = 1> (f, w3, b3)
-}"""
-WEIGHTS = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (6, 6, 3, 3), "b2": (6,), "w3": (5, 6), "b3": (5,)}
-
-
-@dataclass(frozen=True)
-class World:
-    """A model, a table of it, and what tries strategies for it."""
-
-    model: Path
-    table: CalibrationTable
-    source: onnxq.Source
-    laboratory: Laboratory
-
-    @property
-    def counts(self) -> Array:
-        return self.laboratory.space.counts
-
-    def drawn(self, rng: np.random.Generator, count: int) -> list[tuple[int, ...]]:
-        """Draw strategies; the first is the recipe alone."""
-        size = count - 1, len(self.counts)
-        return [(0,) * size[1], *map(tuple, rng.integers(self.counts, size=size).tolist())]
-
-    @contextmanager
-    def drafted(self, recipe: Recipe, groups: Sequence[int] | None) -> Iterator[Session]:
-        """Quantize from the beginning, as `quantize` does."""
-        table = self.table if groups is None else self.table.only(groups)
-        table = completed(self.model, table, recipe, self.source, RUNTIME)
-        with emitted(draft(self.model, table, recipe, runtime=RUNTIME), RUNTIME) as session:
-            yield session
-
-    def outcomes(self, genes: Sequence[int], feed: dict[str, Array]) -> tuple[Any, Any]:
-        """Return what a strategy answers, or what kind of error it is: from stock, and drafted."""
-        recipe = self.laboratory.resolved(genes)
-        groups = self.laboratory.space.groups(genes)
-        both: list[Any] = []
-        try:
-            both.append(self.laboratory.stock(genes).made(recipe, groups).session.run(feed))
-        except OnnxqError as error:
-            both.append(type(error))
-        try:
-            with self.drafted(recipe, groups) as session:
-                both.append(session.run(feed))
-        except OnnxqError as error:
-            both.append(type(error))
-        return both[0], both[1]
-
-
-def world(
-    model: Path,
-    source: onnxq.Source,
-    base: Recipe,
-    factors: Sequence[str] = USUAL,
-    *,
-    groups: int = 2,
-) -> World:
-    collection = onnxq.Collection(groups=groups, workers=1, keep_samples=8)
-    table = onnxq.calibrate(model, source, collection=collection, runtime=RUNTIME)
-    table = completed(model, table, base, source, RUNTIME)
-    stock = Stock(model, table, base, RUNTIME)
-    space = space_of(stock.prepared, stock.plan, base, factors, range(groups))
-    return World(model, table, source, Laboratory(space, stock, source))
-
-
-def random_data(samples: int = 8) -> onnxq.Source:
-    return onnxq.Source(data="random", cut=onnxq.Cut(samples=samples))
 
 
 def assert_same(found: Any, expected: Any) -> None:
@@ -126,11 +54,7 @@ def assert_same(found: Any, expected: Any) -> None:
 @pytest.fixture(scope="module")
 def eager(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The cpu target, but that small layers are worth it."""
-    content = json.loads(files("onnxq.targets").joinpath("cpu.json").read_text())
-    del content["worth"]
-    path = tmp_path_factory.mktemp("targets") / "eager.json"
-    path.write_text(json.dumps(content))
-    return str(path)
+    return eager_cpu(tmp_path_factory.mktemp("targets"))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -286,11 +210,7 @@ def test_nodes_that_share_a_constant_may_want_it_differently(eager: str, tmp_pat
 
 @pytest.fixture(scope="module")
 def fashion(tmp_path_factory: pytest.TempPathFactory) -> World:
-    path = tmp_path_factory.mktemp("fashion") / "data.npz"
-    with np.load(SAMPLE.with_name("eval.npz")) as data:
-        np.savez(path, **{name: data[name][:48] for name in data.files})
-    source = onnxq.Source(data=str(path), cut=onnxq.Cut(batch_size=16))
-    return world(SAMPLE, source, Recipe(target="cpu"))
+    return fashion_world(tmp_path_factory.mktemp("fashion"))
 
 
 @pytest.fixture(scope="module")
