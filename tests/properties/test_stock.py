@@ -41,6 +41,7 @@ from tests.worlds import (
 )
 
 TARGETS = ("cpu", "cpu", "generic", "fixed-point", "qnn", "openvino", "tensorrt", "crossbar")
+FEED = {"x": np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype(np.float32)}
 
 
 def assert_same(found: Any, expected: Any) -> None:
@@ -115,17 +116,15 @@ def residual(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_recipes(eager: str, residual: Path, on: str, more: Recipe) -> None:
     base = sized(Recipe(target=eager if on == "cpu" else on).over(more), on)
     made = world(residual, random_data(), base)
-    feed = feed_for(onnx.load(residual))
     for genes in made.drawn(np.random.default_rng(1), 3):
-        assert_same(*made.outcomes(genes, feed))
+        assert_same(*made.outcomes(genes, FEED))
 
 
 def test_what_rounds_like_the_chip_rounds_like_it_from_stock(residual: Path) -> None:
     base = Recipe(target="fixed-point", rounding="half-up", positions="chip")
     made = world(residual, random_data(), base)
-    feed = feed_for(onnx.load(residual))
     for genes in made.drawn(np.random.default_rng(2), 4):
-        assert_same(*made.outcomes(genes, feed))
+        assert_same(*made.outcomes(genes, FEED))
 
 
 @pytest.mark.parametrize("on", ["cpu", "generic", "fixed-point"])
@@ -138,8 +137,8 @@ def test_moulds_differ_with_types_and_tiles(
     base = Recipe(target=eager if on == "cpu" else on)
     factors = ("ranges", "widths", "symmetric", "granularity")
     made = world(path, random_data(), base, factors)
-    drawn, feed = made.drawn(np.random.default_rng(4), 6), feed_for(onnx.load(path))
-    kept = [made.outcomes(genes, feed) for genes in drawn]
+    drawn = made.drawn(np.random.default_rng(4), 6)
+    kept = [made.outcomes(genes, FEED) for genes in drawn]
 
     def forbidden(*_: Any) -> None:
         raise AssertionError("a candidate is made from the beginning")
@@ -147,7 +146,7 @@ def test_moulds_differ_with_types_and_tiles(
     monkeypatch.setattr(Stock, "_drafted", forbidden)
     for genes, (found, expected) in zip(drawn, kept, strict=True):
         assert_same(found, expected)
-        assert_same(made.laboratory.made(genes).session.run(feed), expected)
+        assert_same(made.laboratory.made(genes).session.run(FEED), expected)
 
 
 @pytest.mark.parametrize("on", ["cpu", "fixed-point", "crossbar"])
@@ -159,21 +158,20 @@ def test_only_constants_are_exchanged(
     if on == "fixed-point":
         base = replace(base, activations=four)  # where ranges make a difference
     made = world(residual, random_data(), base, ("samples", "ranges"))
-    feed = feed_for(onnx.load(residual))
     drawn = made.drawn(np.random.default_rng(3), 4)
     expected = []
     for genes in drawn:
         recipe, groups = made.laboratory.resolved(genes), made.laboratory.space.groups(genes)
         with made.drafted(recipe, groups) as session:
-            expected.append(session.run(feed))
-    assert len({answer.tobytes() for _, answer in expected}) >= 3
+            expected.append(session.run(FEED))
+    assert len({answer.tobytes() for (answer,) in expected}) >= 3
 
     def forbidden(*_: Any) -> None:
         raise AssertionError("a candidate is made from the beginning")
 
     monkeypatch.setattr(Stock, "_drafted", forbidden)
     for genes, answer in zip(drawn, expected, strict=True):
-        assert_same(made.laboratory.made(genes).session.run(feed), answer)
+        assert_same(made.laboratory.made(genes).session.run(FEED), answer)
         monkeypatch.setattr(Stock, "_form", forbidden)  # one mould serves all
 
 
