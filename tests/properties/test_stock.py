@@ -128,25 +128,31 @@ def test_what_rounds_like_the_chip_rounds_like_it_from_stock(residual: Path) -> 
 
 
 @pytest.mark.parametrize("on", ["cpu", "generic", "fixed-point"])
+@pytest.mark.parametrize("factors", [("symmetric", "granularity"), ("ranges", "widths")], ids=str)
 def test_moulds_differ_with_types_and_tiles(
-    eager: str, tmp_path: Path, on: str, monkeypatch: pytest.MonkeyPatch
+    eager: str,
+    tmp_path: Path,
+    on: str,
+    factors: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At an operator set that needs no raising, whatever the choice."""
     path = tmp_path / "model.onnx"
     onnx.save(build(RESIDUAL, WEIGHTS, opset=21, ir=10), path)
-    base = Recipe(target=eager if on == "cpu" else on)
-    factors = ("ranges", "widths", "symmetric", "granularity")
-    made = world(path, random_data(), base, factors)
-    drawn = made.drawn(np.random.default_rng(4), 6)
-    kept = [made.outcomes(genes, FEED) for genes in drawn]
+    made = world(path, random_data(), Recipe(target=eager if on == "cpu" else on), factors)
+    drawn = list(dict.fromkeys(made.drawn(np.random.default_rng(4), 6)))
+    kept = {genes: made.outcomes(genes, FEED) for genes in drawn}
 
     def forbidden(*_: Any) -> None:
         raise AssertionError("a candidate is made from the beginning")
 
     monkeypatch.setattr(Stock, "_drafted", forbidden)
-    for genes, (found, expected) in zip(drawn, kept, strict=True):
+    for genes in (*drawn, *drawn[::-1]):
+        found, expected = kept[genes]
         assert_same(found, expected)
         assert_same(made.laboratory.made(genes).session.run(FEED), expected)
+    moulds = 1 if on == "cpu" and "widths" in factors else stock_module.MOULDS
+    assert len(made.laboratory.stock(drawn[0])._forms) == moulds
 
 
 @pytest.mark.parametrize("on", ["cpu", "fixed-point", "crossbar"])

@@ -244,7 +244,7 @@ def unnamed(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def test_rescaled_tensors_and_nodes_are_called_by_their_new_names(unnamed: World) -> None:
     space, exam = unnamed.laboratory.space, exam_of(unnamed, Noise())
-    chosen = {"rescale": 1, "Conv(a)": 1, "r": 2, "w2": 1}
+    chosen = {"rescale": 1, "Conv(a)": 1, "x": 1, "r": 2, "w2": 1}
     assert set(chosen) <= {gene.name for gene in space.genes}
     for left_out in chosen:
         genes = tuple(
