@@ -249,6 +249,7 @@ def _finished(
         default=finalist(default),
         uniform=finalist(uniform),
         front=tuple(map(finalist, finalists)),
+        shares=hunt.shares(best.genes),
         gains=gains,
         reached=reached,
         interrupted=hunt.interrupted,
