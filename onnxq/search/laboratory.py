@@ -24,7 +24,8 @@ from onnxq.search.stock import Made, Stock
 from onnxq.sources import Source
 from onnxq.types import Array
 
-RENAMED = re.compile(r"(_(equalized|smoothed)(_[0-9a-f]+)?)+$")  # by passes that rescale
+# What passes that rescale add to names of tensors, and so to what nodes without a name are called.
+RENAMED = re.compile(r"(_(equalized|smoothed)(_[0-9a-f]+)?)+(?=\)?$)")
 LATENCY_SECONDS = 0.2
 
 
@@ -120,7 +121,8 @@ class Laboratory:
         stock = self.stock(genes)
         names = {RENAMED.sub("", name): name for name in stock.plan.activations}
         names |= {RENAMED.sub("", name): name for name in stock.weights}
-        recipe = self.space.recipe(genes, names)
+        labels = {RENAMED.sub("", n.label): n.label for n in stock.plan.nodes.values()}
+        recipe = self.space.recipe(genes, names, labels)
         if not (recipe.tensors and (recipe.rules or stock.plan.recipe.rescales)):
             return recipe
         plan = stock.planned(replace(recipe, tensors={}))  # what is named must be there
@@ -146,7 +148,8 @@ class Laboratory:
     def _computing(plan: Plan) -> set[str]:
         """Return the labels of the quantized nodes that are worth it by themselves."""
         ops = {op for op, rule in plan.target.ops.items() if rule.role == "compute"}
-        return {node.label for node in plan.nodes.values() if node.quantized and node.op in ops}
+        nodes = [n for n in plan.nodes.values() if n.quantized and n.op in ops]
+        return {RENAMED.sub("", node.label) for node in nodes}
 
     def evaluate(
         self,

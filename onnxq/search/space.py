@@ -32,6 +32,7 @@ MOST = 36  # options of a gene: its code has one digit
 ALL_SUBSETS = 4  # groups up to which every set of them is an option
 WIDTHS = range(2, 9)  # bits of weights
 FLOAT_BITS = 32
+GRANULARITY = "weights.granularity"  # the gene that says how far the scales of weights reach
 Choice = tuple[str, dict[str, Any]]
 RANGES: tuple[Choice, ...] = (
     ("mse", {}),
@@ -64,6 +65,7 @@ class Option:
         lifts: Whether it keeps a node float.
         spec: How a tensor is then quantized.
         bits: What a weight then takes, its scales included.
+        regrained: The same by the second option of the granularity of all weights, and on.
     """
 
     label: str
@@ -73,6 +75,7 @@ class Option:
     lifts: bool = False
     spec: QuantSpec | None = None
     bits: int = 0
+    regrained: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,7 @@ class Space:
         model_sha256: Digest of the float model.
         absorbed: Name of a node to name and type of the activation it absorbs, which is lifted
             with it.
+        fixed: Weights that are no choice, for what they take; one option each.
     """
 
     genes: tuple[Gene, ...]
@@ -116,6 +120,7 @@ class Space:
     target: str
     model_sha256: str
     absorbed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    fixed: tuple[Gene, ...] = ()
 
     @cached_property
     def counts(self) -> Array:
@@ -149,7 +154,12 @@ class Space:
         found = [o.groups for gene, o in self.chosen(genes) if gene.kind == "all" and o.groups]
         return found[0] if found else None
 
-    def recipe(self, genes: Sequence[int], names: Mapping[str, str] | None = None) -> Recipe:
+    def recipe(
+        self,
+        genes: Sequence[int],
+        names: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Recipe:
         """Return the recipe of a strategy.
 
         What most activations are asked for is asked of all, likewise for weights; the others are
@@ -158,8 +168,9 @@ class Space:
         Args:
             genes: The strategy.
             names: What the tensors are called in the prepared model, if passes renamed them.
+            labels: The same of nodes.
         """
-        names = names or {}
+        names, labels = names or {}, labels or {}
         tensors: dict[str, TensorRule] = {}
         common: dict[str, TensorRule] = {}
         for kind in ("activation", "weight"):
@@ -168,7 +179,7 @@ class Space:
             common[kind] = usual
             tensors |= {names.get(n, n): r for n, r in said.items() if r != usual}
         rules = [
-            NodeRule(name=exactly(name), op=op, quantize=False)
+            NodeRule(name=exactly(labels.get(name, name)), op=op, quantize=False)
             for gene, option in self.chosen(genes)
             if option.lifts
             for name, op in self._lifted(gene)
@@ -197,28 +208,22 @@ class Space:
         Returns:
             int64, ``(N,)``.
         """
-        total = np.zeros(len(population), np.int64)
-        lifted = self._lifting_weights
-        for number, gene in enumerate(self.genes):
-            if gene.kind != "weight":
-                continue
-            bits = np.array([option.bits for option in gene.options], np.int64)
-            taken = bits[population[:, number]]
-            if number in lifted:
-                node, floats = lifted[number]
-                taken = np.where(population[:, node] > 0, floats, taken)
-            total += taken
-        return total
-
-    @cached_property
-    def _lifting_weights(self) -> dict[int, tuple[int, int]]:
-        """Number of a weight's gene to that of its node, and its bits as floats."""
-        nodes = {g.place[0]: n for n, g in enumerate(self.genes) if g.kind == "node" and g.place}
-        return {
-            number: (nodes[gene.place[0]], FLOAT_BITS * gene.elements)
-            for number, gene in enumerate(self.genes)
-            if gene.kind == "weight" and gene.place and gene.place[0] in nodes
+        none = np.zeros(len(population), np.int64)
+        grained = [n for n in self.of_kind("all") if self.genes[n].name == GRANULARITY]
+        grain = population[:, grained[0]] if grained else none
+        nodes = {
+            gene.place: number for number, gene in enumerate(self.genes) if gene.kind == "node"
         }
+        columns = [(self.genes[number], population[:, number]) for number in self.of_kind("weight")]
+        total = none
+        for gene, chosen in [*columns, *((gene, none) for gene in self.fixed)]:
+            bits = np.array([(each.bits, *each.regrained) for each in gene.options], np.int64)
+            taken = bits[chosen, grain]
+            node = nodes.get(gene.place and (gene.place[0], 1))
+            if node is not None:
+                taken = np.where(population[:, node] > 0, FLOAT_BITS * gene.elements, taken)
+            total = total + taken
+        return total
 
 
 def _most_frequent(rules: Sequence[TensorRule]) -> TensorRule:
@@ -248,11 +253,12 @@ def space_of(
     if unknown := set(factors) - set(FACTORS):
         raise UsageError(f"no factor {min(unknown)!r}: there are {', '.join(FACTORS)}")
     making = _Making(model, plan, base, opened)
+    weights = list(making.weights())
     genes = [
         *making.samples(groups),
         *making.whole(),
         *making.activations(),
-        *making.weights(),
+        *(gene for gene in weights if len(gene.options) > 1),
         *making.nodes(),
     ]
     if not genes:
@@ -270,6 +276,7 @@ def space_of(
         target=plan.target.name,
         model_sha256=model.sha256,
         absorbed=absorbed,
+        fixed=tuple(gene for gene in weights if len(gene.options) == 1),
     )
 
 
@@ -319,9 +326,7 @@ class _Making:
             both = {not_: TensorRule(symmetric=not_) for not_ in (False, True)}
             asked = {f"symmetric {v}".lower(): Recipe(activations=r) for v, r in both.items()}
             yield from self._all("activations.symmetric", asked)
-        if "granularity" in self.factors:
-            tiles = {g: Recipe(weights=TensorRule(granularity=g)) for g in ("tensor", "channel")}
-            yield from self._all("weights.granularity", tiles)
+        yield from self._granularity()
         if "repairs" not in self.factors:
             return
         nodes = [node for node in self.plan.nodes.values() if node.quantized]
@@ -340,6 +345,12 @@ class _Making:
                     for a in (0.5, 0.75)
                 ]
             yield Gene(name="rescale", kind="all", reason="", options=tuple(options))
+
+    def _granularity(self) -> Iterator[Gene]:
+        """Yield the choice of how far the scales of weights reach."""
+        if "granularity" in self.factors:
+            tiles = {g: Recipe(weights=TensorRule(granularity=g)) for g in ("tensor", "channel")}
+            yield from self._all(GRANULARITY, tiles)
 
     def _has_bias(self, nodes: Sequence[NodePlan]) -> bool:
         """Say whether there is a bias that can take up the mean error of its layer."""
@@ -382,29 +393,45 @@ class _Making:
                     yield Gene(name=name, kind="activation", reason=reason, options=tuple(options))
 
     def weights(self) -> Iterator[Gene]:
-        """Yield a choice a weight."""
+        """Yield a choice a weight; of one option, where the recipe says it all."""
         specs = self._asked("weights")
         tensors = self.model.graph.tensors()
         seen = set()
         for output, node in self.plan.nodes.items():
             for weight in node.weights:
-                if weight.name in seen or isinstance(weight.spec.range, Given):
+                if weight.name in seen or self.plan.target.ops[node.op].role != "compute":
                     continue
                 seen.add(weight.name)
                 place, tensor = (output, weight.index), tensors[weight.name]
-                options = [
-                    replace(option, bits=_bits(option.spec, tensor))
-                    for option in self._options(weight.spec, specs, place)
-                ]
-                if len(options) > 1:
-                    yield Gene(
-                        name=weight.name,
-                        kind="weight",
-                        reason=f"of {node.label}",
-                        options=tuple(options),
-                        place=place,
-                        elements=math.prod(tensor.shape),
-                    )
+                given = isinstance(weight.spec.range, Given)
+                options = self._options(weight.spec, () if given else specs, place)
+                yield Gene(
+                    name=weight.name,
+                    kind="weight",
+                    reason=f"of {node.label}",
+                    options=tuple(self._weighed(option, place, tensor) for option in options),
+                    place=place,
+                    elements=math.prod(tensor.shape),
+                )
+
+    def _weighed(self, option: Option, place: tuple[str, int], weight: Constant) -> Option:
+        """Return an option of a weight with what it takes."""
+        assert option.spec is not None
+        spec = option.spec
+        others = [grain.get(place, spec) for grain in self._grains]
+        regrained = [replace(spec, tile=other.tile, matrix=other.matrix) for other in others]
+        return replace(
+            option,
+            bits=_bits(spec, weight),
+            regrained=tuple(_bits(each, weight) for each in regrained),
+        )
+
+    @cached_property
+    def _grains(self) -> list[dict[object, QuantSpec]]:
+        """What the second option of the granularity of weights, and each further, makes of all."""
+        asked = [option.recipe for gene in self._granularity() for option in gene.options[1:]]
+        plans = map(self._planned, asked)
+        return [self._specs(plan) for plan in plans if plan is not None]
 
     def nodes(self) -> Iterator[Gene]:
         """Yield whether to keep a node float, for those worth quantizing by themselves."""
@@ -479,9 +506,8 @@ class _Making:
         return TensorRule(dtype=width, range=spec.range.name, range_options=options or None)
 
 
-def _bits(spec: QuantSpec | None, weight: Constant) -> int:
+def _bits(spec: QuantSpec, weight: Constant) -> int:
     """Return what a weight takes, its scales included."""
-    assert spec is not None
     shape = tuple(weight.shape)
     scales = 1
     if spec.matrix is not None:

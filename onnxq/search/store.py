@@ -25,6 +25,7 @@ from onnxq.files import staged
 log = logging.getLogger(__name__)
 
 PATIENCE = 120.0  # seconds after which a claim without a result is another's to take
+BEGUN = ("results", "claims", ".search.json.")  # what another may have made before `search.json`
 
 
 class Store:
@@ -61,8 +62,8 @@ class Store:
         """
         file, text = self.folder / "search.json", json.dumps(about, indent=1, sort_keys=True)
         try:
-            found = file.read_text(encoding="utf-8") if file.exists() else None
-            if found is None and self.folder.exists() and any(self.folder.iterdir()):
+            found = file.read_bytes() if file.exists() else None
+            if found is None and _is_foreign(self.folder):
                 raise CalibrationError(f"{self.folder}: not empty, and no folder of a search")
             for each in ("results", "claims"):
                 (self.folder / each).mkdir(parents=True, exist_ok=True)
@@ -105,15 +106,20 @@ class Store:
         return self._known.get(code)
 
     def claim(self, code: str) -> bool:
-        """Say whether this process shall evaluate a strategy: no other does, or has."""
+        """Say whether this process shall evaluate a strategy: no other does, or has.
+
+        Raises:
+            OutputError: The claim cannot be written.
+        """
         claim = self.folder / "claims" / _name(code)
         try:
             with claim.open("x", encoding="utf-8") as file:
                 file.write(f"{os.getpid()}\n")
         except FileExistsError:
-            if not self._is_left(claim):
+            if not self._is_taken_over(claim):
                 return False
-            os.utime(claim)
+        except OSError as error:
+            raise OutputError(f"{claim}: cannot be written: {error.strerror or error}") from error
         if self.result(code) is None:
             return True
         self.release(code)
@@ -145,12 +151,15 @@ class Store:
         """Return where the result of a strategy is."""
         return self.folder / "results" / f"{_name(code)}.json"
 
-    def _is_left(self, claim: Path) -> bool:
-        """Say whether whoever made a claim has not come back to it."""
+    def _is_taken_over(self, claim: Path) -> bool:
+        """Take a claim that whoever made it has not come back to; say whether it was one."""
         try:
-            return time.time() - claim.stat().st_mtime > self._patience
+            if time.time() - claim.stat().st_mtime <= self._patience:
+                return False
+            os.utime(claim)
         except OSError:  # it was released this moment
             return False
+        return True
 
 
 def _name(code: str) -> str:
@@ -158,7 +167,12 @@ def _name(code: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()[:32]
 
 
-def _differences(text: str, about: Mapping[str, Any]) -> str | None:
+def _is_foreign(folder: Path) -> bool:
+    """Say whether a folder without `search.json` holds what no search that begins there made."""
+    return folder.exists() and any(not e.name.startswith(BEGUN) for e in folder.iterdir())
+
+
+def _differences(text: bytes, about: Mapping[str, Any]) -> str | None:
     """Return the first thing a folder is about that is different."""
     try:
         found = json.loads(text)
