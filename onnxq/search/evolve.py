@@ -19,10 +19,11 @@ from onnxq.recipe import Recipe, dumps
 from onnxq.search.exam import Exam, examined, shuffled
 from onnxq.search.hunt import Hunt
 from onnxq.search.laboratory import Laboratory, evidence_of
+from onnxq.search.opening import space_of
 from onnxq.search.records import Records
 from onnxq.search.samples import identity, read
 from onnxq.search.searching import Finalist, Generation, Row, Searched, Searching
-from onnxq.search.space import Space, space_of
+from onnxq.search.space import Space
 from onnxq.search.stock import Stock
 from onnxq.search.store import Store
 from onnxq.search.strategy import decode, factors_of, space_id
