@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxq.search.effects import Effects
 from onnxq.search.evolution import offspring, spearman, survivors
-from onnxq.search.records import Genes, Records
+from onnxq.search.records import TINY, Genes, Records
 from onnxq.search.searching import Generation, Row
 from onnxq.search.surrogate import Surrogate
 from onnxq.types import Array
@@ -243,7 +243,8 @@ class Hunt:
     def _expected(self, population: Array, noise: Array) -> Array:
         """Return predicted objectives: size is known; fewer nodes kept float take less time."""
         lifted = (population[:, self._space.of_kind("node")] > 0).sum(axis=1)
-        cheap = {"quality": noise, "size": self._space.bits_of(population), "latency": lifted}
+        quality = np.log(np.maximum(noise, TINY))
+        cheap = {"quality": quality, "size": self._space.bits_of(population), "latency": lifted}
         return np.stack([cheap[name].astype(float) for name in self._how.objectives], axis=1)
 
     def _strain(self, noise: Array) -> Array:
