@@ -17,7 +17,7 @@ from onnxq.graph.session import Runtime, Session
 from onnxq.observing import completed
 from onnxq.recipe import Recipe
 from onnxq.search.laboratory import Laboratory
-from onnxq.search.space import space_of
+from onnxq.search.opening import space_of
 from onnxq.search.stock import Stock
 from onnxq.search.trials import emitted
 from onnxq.table import CalibrationTable

@@ -26,6 +26,7 @@ def searched_tables(result: Searched, again: str) -> Iterator[Table | str]:
     for name, gain in result.gains.items():
         yield f"over the {name} on {gain.samples} samples not searched on: {_gain(gain)}"
     changed = [each for each in _layers(result) if each["choice"] != each["default"]]
+    changed.sort(key=lambda each: -(each["noise_less"] or 0.0))
     if changed:
         yield _changed(changed[:SHOWN])
     if len(changed) > SHOWN:
@@ -74,12 +75,16 @@ def _gain(gain: Paired) -> str:
 
 def _changed(layers: Sequence[Mapping[str, Any]]) -> Table:
     """Return what is asked of tensors and nodes that the recipe alone does not ask."""
-    table = Table(title="chosen", title_justify="left")
+    table = Table(
+        title="chosen, with the noise it saves by the additive model", title_justify="left"
+    )
     for heading in ("what", "of", "recipe", "chosen"):
         table.add_column(heading)
+    table.add_column("noise less", justify="right")
     for each in layers:
         cells = (each["name"], each["reason"], each["default"], each["choice"])
-        table.add_row(*map(escape, cells))
+        less = each["noise_less"]
+        table.add_row(*map(escape, cells), "–" if less is None else f"{less:.2g}")
     return table
 
 
@@ -256,11 +261,13 @@ def _gain_dict(gain: Paired) -> dict[str, Any]:
 
 def _layers(result: Searched) -> Iterator[dict[str, Any]]:
     """Yield what was chosen for each gene."""
-    for gene, option in result.space.chosen(result.chosen.row.genes):
+    chosen = result.space.chosen(result.chosen.row.genes)
+    for (gene, option), share in zip(chosen, result.shares, strict=True):
         yield {
             "name": gene.name,
             "kind": gene.kind,
             "reason": gene.reason,
             "choice": option.label,
             "default": gene.options[0].label,
+            "noise_less": number(share),
         }

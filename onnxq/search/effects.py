@@ -41,6 +41,14 @@ class Effects:
             return None
         return stock.disturbances(gene.name, specs, place=gene.place)
 
+    @property
+    def steep(self) -> bool:
+        """Whether options differ in width, or keep nodes float."""
+        return any(
+            gene.kind == "node" or len({o.spec.dtype for o in gene.options if o.spec}) > 1
+            for gene in self._space.genes
+        )
+
     def changes(self) -> list[Genes]:
         """Return all single changes: one a gene first, that which tells most, then the others."""
         turns: dict[int, list[Genes]] = {}

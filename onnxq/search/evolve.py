@@ -19,10 +19,11 @@ from onnxq.recipe import Recipe, dumps
 from onnxq.search.exam import Exam, examined, shuffled
 from onnxq.search.hunt import Hunt
 from onnxq.search.laboratory import Laboratory, evidence_of
+from onnxq.search.opening import space_of
 from onnxq.search.records import Records
 from onnxq.search.samples import identity, read
 from onnxq.search.searching import Finalist, Generation, Row, Searched, Searching
-from onnxq.search.space import Space, space_of
+from onnxq.search.space import Space
 from onnxq.search.stock import Stock
 from onnxq.search.store import Store
 from onnxq.search.strategy import decode, factors_of, space_id
@@ -249,6 +250,7 @@ def _finished(
         default=finalist(default),
         uniform=finalist(uniform),
         front=tuple(map(finalist, finalists)),
+        shares=hunt.shares(best.genes),
         gains=gains,
         reached=reached,
         interrupted=hunt.interrupted,

@@ -1,7 +1,7 @@
 """The course of a search: what to evaluate next, given all that was evaluated.
 
-First what asks the same of all tensors, then each choice about the whole model alone; then one
-change a gene, which tells the additive model how much each matters (`onnxq.search.effects`); then
+First what asks the same of all tensors, then each choice about the whole model alone; then changes
+that tell the additive model how much each choice matters (`onnxq.search.effects`); then
 generations. In each, thousands of offspring are predicted, and the best few of them evaluated,
 beside some that are drawn without prediction, which show how far it can be trusted.
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxq.search.effects import Effects
 from onnxq.search.evolution import offspring, spearman, survivors
-from onnxq.search.records import Genes, Records
+from onnxq.search.records import TINY, Genes, Records
 from onnxq.search.searching import Generation, Row
 from onnxq.search.surrogate import Surrogate
 from onnxq.types import Array
@@ -31,7 +31,6 @@ LITTER = 256  # offspring in each of them
 LEARNED = 768  # evaluations the additive model learns from at most: survivors and the latest
 SHARE = 0.25  # of the evaluations allowed: for uniform strategies, and again for single changes
 MANY = 10_000  # evaluations allowed where only time limits them
-PAIRS = 64  # uniform strategies that are tried however few evaluations there are
 UNIFORM = ("default", "uniform")
 WHOLE = (*UNIFORM, "global")
 
@@ -72,6 +71,16 @@ class Hunt:
     def uniform(self) -> Row:
         """The best strategy evaluated that asks the same of all tensors."""
         return self.records.best(self._of(UNIFORM))
+
+    def shares(self, genes: Genes) -> tuple[float, ...]:
+        """Return by how much each choice of a strategy lowers the noise of the default.
+
+        As the additive model has it; NaN where there is none.
+        """
+        if self._surrogate is None:
+            return (math.nan,) * len(genes)
+        effects = zip(self._surrogate.effects, genes, strict=True)
+        return tuple(float(effect[0] - effect[value]) for effect, value in effects)
 
     def _of(self, origins: tuple[str, ...]) -> list[Row]:
         """Return what was evaluated whole, of some origins."""
@@ -121,7 +130,7 @@ class Hunt:
         labels = {kind: self._labels(kind) for kind in ("activation", "weight")}
         alone = [(a, "") for a in labels["activation"]] + [("", w) for w in labels["weight"]]
         both = list(product(labels["activation"], labels["weight"]))
-        if len(alone) + len(both) > max(self._share, PAIRS):
+        if len(both) > self._share // 2:
             both = []
         for activation, weight in [*alone, *both]:
             wanted = {"activation": activation, "weight": weight}
@@ -148,15 +157,28 @@ class Hunt:
                 yield (*base[:number], value, *base[number + 1 :])
 
     def _measure_effects(self) -> None:
-        """Change one gene at a time, and found the additive model on what that does."""
+        """Found the additive model on what changes do, one at a time or many at once.
+
+        Where widths are open, one change says much and adds up. Where they are not, it says more of
+        what it happens to cancel than of itself, and each is better seen among many others.
+        """
         if not self._how.screen:
             return
         base = min(self._of(WHOLE), key=lambda row: row.found.noise).genes
         stock = self.records.laboratory.stock((0,) * len(base))
         effects = Effects(self._space, stock, base)
-        self.records.show(name="single changes")
-        self.records.evaluate(effects.changes()[: self._share], "probe")
+        changes = effects.changes() if effects.steep else self._designs(base)
+        self.records.show(name="effects")
+        self.records.evaluate(changes[: self._share], "probe")
         self._surrogate = effects.surrogate(self.records.seen)
+
+    def _designs(self, base: Genes) -> list[Genes]:
+        """Return a strategy with half of the choices about tensors drawn by lot, many times."""
+        size = self._share, len(base)
+        drawn = self._rng.integers(self._space.counts, size=size)
+        kept = self._rng.random(size) < 0.5
+        kept[:, self._space.of_kind("all")] = True
+        return [_genes(row) for row in np.where(kept, np.array(base), drawn)]
 
     def _generation(self) -> bool:
         """Breed, screen, evaluate; say whether there was anything new to evaluate."""
@@ -221,7 +243,8 @@ class Hunt:
     def _expected(self, population: Array, noise: Array) -> Array:
         """Return predicted objectives: size is known; fewer nodes kept float take less time."""
         lifted = (population[:, self._space.of_kind("node")] > 0).sum(axis=1)
-        cheap = {"quality": noise, "size": self._space.bits_of(population), "latency": lifted}
+        quality = np.log(np.maximum(noise, TINY))
+        cheap = {"quality": quality, "size": self._space.bits_of(population), "latency": lifted}
         return np.stack([cheap[name].astype(float) for name in self._how.objectives], axis=1)
 
     def _strain(self, noise: Array) -> Array:

@@ -23,6 +23,7 @@ from onnxq.search.store import Store
 from onnxq.search.strategy import encode
 from onnxq.types import Array
 
+TINY = 1e-9  # missing from the best score: as good as nothing
 WAIT = 0.2  # seconds between two looks for what another process is at
 ENDLESS = 10**9  # evaluations, where nothing limits them
 Genes = tuple[int, ...]
@@ -112,9 +113,16 @@ class Records:
         self._report(self.now)
 
     def objectives(self, rows: Sequence[Row]) -> Array:
-        """Return what to improve, lower is better, ``(N, M)``."""
-        values = {
-            "quality": [-row.found.score for row in rows],
+        """Return what to improve, lower is better, ``(N, M)``.
+
+        Quality as the logarithm of what is missing from the best score, where there is one: a front
+        is spread evenly in dB then.
+        """
+        scores = np.array([row.found.score for row in rows])
+        best = getattr(self._exam.metric, "best", None)
+        quality = -scores if best is None else np.log(np.maximum(best - scores, TINY))
+        values: dict[str, Any] = {
+            "quality": quality,
             "size": [float(row.found.bits) for row in rows],
             "latency": [row.found.latency for row in rows],
         }

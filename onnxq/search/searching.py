@@ -186,6 +186,8 @@ class Searched:
         default: What the recipe gives.
         uniform: The best strategy that asks the same of all tensors.
         front: Strategies that nothing dominates, best quality first.
+        shares: By how much each choice lowers the noise of the default, as the additive model has
+            it; NaN where there is none.
         gains: On samples not searched on: the chosen one over the default, and over the uniform.
         reached: Whether the bounds hold on the samples searched on; True without any.
         interrupted: Whether Ctrl-C ended it.
@@ -205,6 +207,7 @@ class Searched:
     default: Finalist
     uniform: Finalist
     front: tuple[Finalist, ...]
+    shares: tuple[float, ...]
     gains: Mapping[str, Paired]
     reached: bool
     interrupted: bool

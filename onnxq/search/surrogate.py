@@ -20,6 +20,7 @@ from onnxq.types import Array
 
 BELIEF = 0.5  # standard deviation of an effect, over itself
 FLOOR = 0.5  # the same over the typical effect: what is believed to be nothing may be something
+UNKNOWN = 0.005  # the same over the loss, where nothing is known of any effect
 NOISE = 0.03  # of what a sum leaves out, over the loss
 
 
@@ -41,7 +42,7 @@ class Surrogate:
         self.base, self._prior = base, effects
         self.effects = effects
         sizes = np.abs(np.concatenate([np.zeros(0), *effects]))
-        floor = FLOOR * float(np.median(sizes[sizes > 0])) if sizes.any() else 1e-6
+        floor = FLOOR * float(np.median(sizes[sizes > 0])) if sizes.any() else UNKNOWN * abs(base)
         self._spread = [np.maximum(BELIEF * np.abs(each), floor) ** 2 for each in effects]
 
     def predict(self, population: Array) -> Array:

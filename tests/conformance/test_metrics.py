@@ -11,9 +11,10 @@ from onnxq.metrics import METRICS
 from onnxq.metrics.answers import Answers, Metric
 from onnxq.metrics.classification import Classification
 from onnxq.metrics.detection import Detection
+from onnxq.metrics.fitness import Fitness
 from onnxq.metrics.recognition import Recognition
 from onnxq.metrics.segmentation import Segmentation
-from onnxq.metrics.unlabelled import Cosine, RelativeEntropy
+from onnxq.metrics.unlabelled import Cosine, Noise, RelativeEntropy
 from onnxq.testing import METRIC_CHECKS, MetricCase, MetricCheck, metric_cases
 from onnxq.testing import metrics as suite
 
@@ -28,7 +29,10 @@ TRIALS: list[tuple[Metric, MetricCase]] = [
     (Recognition(), CASES["texts"]),
     (Recognition(weight=0, spaces="ignore"), CASES["texts"]),
     *((Cosine(), case) for case in UNLABELLED.values()),
+    *((Noise(), case) for case in UNLABELLED.values()),
     *((RelativeEntropy(normalize="softmax"), case) for case in UNLABELLED.values()),
+    (Fitness(), UNLABELLED["classes"]),
+    (Fitness(weight=0.5), CASES["classes"]),
 ]
 IDS = [f"{metric.name}-{case}" for metric, case in TRIALS]
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq.search.evolution import spearman
-from onnxq.search.surrogate import BELIEF, FLOOR, NOISE, Surrogate
+from onnxq.search.surrogate import BELIEF, FLOOR, NOISE, UNKNOWN, Surrogate
 from onnxq.types import Array
 
 HELD = 200  # strategies to predict that nothing was learned from
@@ -49,7 +49,7 @@ def regressed(world: World) -> Array:
     """Effects after seeing the losses: the mean of a Gaussian with precision P + XᵀR⁻¹X."""
     x, prior = designed(world.population, world.counts), np.concatenate(world.effects)
     sizes = np.abs(prior)
-    floor = FLOOR * np.median(sizes[sizes > 0]) if sizes.any() else 1e-6
+    floor = FLOOR * np.median(sizes[sizes > 0]) if sizes.any() else UNKNOWN * abs(world.base)
     precision = np.diag(1 / np.maximum(BELIEF * sizes, floor) ** 2)
     believed = world.base + x @ prior
     noise = NOISE * np.maximum(np.minimum(np.abs(world.losses), np.abs(believed)), 1e-12)

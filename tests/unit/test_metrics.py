@@ -19,6 +19,7 @@ from onnxq.metrics.answers import Answers, Metric
 from onnxq.metrics.custom import Custom, load
 from onnxq.metrics.judge import Judge, scored
 from onnxq.metrics.recognition import ctc_greedy, edit_share
+from onnxq.metrics.similarity import similarity
 from onnxq.numerics.boxes import corners, suppress
 
 SEED = 7
@@ -90,7 +91,9 @@ def cases() -> list[tuple[Metric, Answers]]:
         (metric("detection"), detected()),
         (metric("recognition"), read_lines()),
         (metric("cosine"), near),
+        (metric("noise"), near),
         (metric("relative-entropy"), near),
+        (metric("fitness", weight=0.5), classified()),
     ]
 
 
@@ -335,8 +338,31 @@ def perfect(name: str) -> Answers:
 @pytest.mark.parametrize("cls", METRICS, ids=lambda cls: cls.name)
 def test_a_perfect_answer_has_the_highest_score(cls: type) -> None:
     how = metric(cls.name)
-    best = 0.0 if how.name == "relative-entropy" else 1.0
+    best = 0.0 if how.name in ("noise", "relative-entropy") else 1.0
     assert value(how, perfect(how.name)) == pytest.approx(best, abs=1e-12)
+
+
+def test_noise_is_sqnr_as_a_ratio_of_the_worst_output() -> None:
+    rng = np.random.default_rng(SEED)
+    outputs = {name: rng.standard_normal((N, 7)) for name in ("y", "z")}
+    got = {"y": outputs["y"] + 0.01, "z": outputs["z"] + 0.1}
+    given = answers(got, reference=outputs)
+    worst = similarity(outputs["z"], got["z"])
+    assert value(metric("noise"), given) == pytest.approx(-(10 ** (-worst.sqnr / 10)))
+    alone = metric("noise", output="y")
+    units = alone.units(alone.evidence(given))  # type: ignore[attr-defined]
+    assert np.mean(units) == pytest.approx(value(alone, given))
+
+
+def test_fitness_is_what_was_published() -> None:
+    given = classified()
+    entropy = value(metric("relative-entropy"), given)
+    task = value(metric("classification"), given)
+    assert value(metric("fitness"), given) == pytest.approx(np.exp(entropy))
+    both = value(metric("fitness", weight=0.25), given)
+    assert both == pytest.approx(0.25 * task + 0.75 * np.exp(entropy))
+    whole = value(metric("fitness", weight=1, task="classification"), given)
+    assert whole == pytest.approx(task)
 
 
 @pytest.mark.parametrize("cls", METRICS, ids=lambda cls: cls.name)

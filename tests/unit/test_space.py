@@ -19,7 +19,8 @@ from onnxq.ranges.entropy import Entropy
 from onnxq.ranges.minmax import MinMax
 from onnxq.ranges.percentile import Percentile
 from onnxq.recipe import NodeRule, Recipe, TensorRule
-from onnxq.search.space import FACTORS, MOST, WEIGHT_RANGES, Gene, Option, space_of, spelled
+from onnxq.search.opening import MOST, WEIGHT_RANGES, space_of, spelled
+from onnxq.search.space import FACTORS, Gene, Option
 from onnxq.types import IntType, QuantSpec
 from tests.graphs import build, copy, eager, sized
 from tests.networks import networks

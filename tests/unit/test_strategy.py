@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from onnxq.errors import RecipeError
 from onnxq.recipe import Recipe, TensorRule
-from onnxq.search.space import FACTORS, MOST, Gene, Option, Space
+from onnxq.search.opening import MOST
+from onnxq.search.space import FACTORS, Gene, Option, Space
 from onnxq.search.strategy import DIGITS, decode, encode, factors_of, space_id
 
 KINDS = st.sampled_from(["all", "activation", "weight", "node"])
