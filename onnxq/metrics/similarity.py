@@ -74,7 +74,8 @@ def similarity(reference: Array, got: Array) -> Similarity:
 
     Returns:
         Sums over the batch. Elements equal on both sides (−inf of a mask) are left out where
-        they are not finite; a sample where only one side is finite has cosine 0.
+        they are not finite; where only one side is finite, the other counts as zero, and the
+        sample has cosine 0.
 
     Raises:
         ValueError: The shapes differ.
@@ -122,13 +123,13 @@ def powers(reference: Array, got: Array) -> tuple[list[float], list[float]]:
 
 
 def _finite(reference: Array, got: Array) -> tuple[Array, Array, Array]:
-    """Return both as float64 rows, zero where not finite, and which rows differ in that."""
+    """Return both as float64 rows, each zero where not finite, and which rows differ in that."""
     flat = reference.shape[0] if reference.ndim else 1, math.prod(reference.shape[1:])
     y = reference.reshape(flat).astype(np.float64)
     z = got.reshape(flat).astype(np.float64)
     odd = ~(np.isfinite(y) & np.isfinite(z))
     unequal = (odd & ~((y == z) | (np.isnan(y) & np.isnan(z)))).any(axis=1)
-    return np.where(odd, 0.0, y), np.where(odd, 0.0, z), unequal
+    return np.where(np.isfinite(y), y, 0.0), np.where(np.isfinite(z), z, 0.0), unequal
 
 
 def _cosines(y: Array, z: Array) -> Array:

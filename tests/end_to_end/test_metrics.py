@@ -211,6 +211,8 @@ def test_metrics_are_listed() -> None:
         "detection",
         "recognition",
         "cosine",
+        "noise",
         "relative-entropy",
+        "fitness",
     }
     assert all(found.values())

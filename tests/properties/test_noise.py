@@ -102,6 +102,13 @@ def test_batches_do_not_matter(pair: Pair, at: int) -> None:
     assert Noise().score(evidence) == pytest.approx(score({"y": pair}))
 
 
+def test_answers_that_are_no_numbers_are_not_right() -> None:
+    reference = np.arange(1.0, 7.0).reshape(2, 3)
+    assert score({"y": (reference, np.full((2, 3), np.nan))}) == -1
+    masked = np.where(reference > 4, -np.inf, reference)
+    assert score({"y": (masked, masked)}) == 0
+
+
 def test_an_output_that_does_not_count_samples_is_one() -> None:
     reference, got = np.arange(6.0).reshape(2, 3), np.arange(6.0).reshape(2, 3) + 0.5
     answers = Answers(outputs={"y": got}, reference={"y": reference}, samples=5)

@@ -60,6 +60,14 @@ def test_odd_values_on_one_side_count_as_unlike(y: float, z: float) -> None:
     assert found.cosine_min == 0
 
 
+@pytest.mark.parametrize("odd", [np.nan, -np.inf, np.inf])
+def test_odd_answers_are_as_far_as_none(odd: float) -> None:
+    y = np.array([[3.0, 4.0], [1.0, 0.0]])
+    assert similarity(y, np.full((2, 2), odd)).sqnr == 0
+    assert similarity(y, np.array([[3.0, odd], [1.0, 0.0]])).noise == 16
+    assert similarity(np.array([[3.0, odd]]), np.array([[3.0, 4.0]])).noise == 16
+
+
 def test_batches_fold_into_the_whole() -> None:
     y, z = RNG.normal(size=(2, 7, 5))
     whole = similarity(y, z)
