@@ -121,6 +121,7 @@ class Stock:
         self._known_weights = Known()
         self._means: dict[tuple[str, bytes], tuple[Array, Array] | None] = {}
         self._pairs: dict[tuple[str, bytes], Values] = {}
+        self._codes: dict[tuple[object, ...], Values] = {}  # of weights, which most values share
         self._values: dict[tuple[object, ...], dict[Place, Values]] = {}
         self._forms: dict[object, _Form] = {}
         self._like: Draft | None = None
@@ -343,16 +344,26 @@ class Stock:
         fitted = fit_biases(
             self._own, replace(plan, nodes={node.output: node}), activations, weights
         )
-        places = {key: fitted.weights[key] for key in weights}
-        if node.bias is not None:
-            places[node.output, node.bias] = fitted.biases[node.output]
         packed = plan.target.packs(alone=node.weight_only)
-        for place, params in places.items():
-            array = array_of(gs_node.inputs[place[1]])
-            found[place] = constant_values(array, params, packed=packed)
+        for place in weights:
+            found[place] = self._coded(gs_node, place, fitted.weights[place], packed=packed)
+        if node.bias is not None:
+            array = array_of(gs_node.inputs[node.bias])
+            params = fitted.biases[node.output]
+            found[node.output, node.bias] = constant_values(array, params, packed=packed)
         if mean is not None:
             gs_node.inputs[2] = bias
         return found
+
+    def _coded(
+        self, node: Node, place: tuple[str, int], params: QuantParams, *, packed: bool
+    ) -> Values:
+        """Return the codes of a weight; they are large, and the same whatever its node reads."""
+        key = place, packed, _spelled(params)
+        if key not in self._codes:
+            array = array_of(node.inputs[place[1]])
+            self._codes[key] = constant_values(array, params, packed=packed)
+        return self._codes[key]
 
     def _moved(self, node: Node, params: QuantParams, mean: tuple[Array, Array]) -> Array:
         """Return the bias of a node that takes up its mean error."""
