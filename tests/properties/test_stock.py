@@ -66,7 +66,7 @@ def _few_moulds() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=max(20, settings().max_examples // 2))
+@settings(max_examples=max(15, settings().max_examples // 2))
 @given(
     networks(),
     st.sampled_from(TARGETS),
