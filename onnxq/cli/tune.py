@@ -26,7 +26,7 @@ def tune(
         typer.Option(
             min=0,
             help="What a direction must gain to count; default 0.001, or 5 % of what is missing "
-            "from the best score for cosine and relative-entropy.",
+            "from the best score for cosine, noise and relative-entropy.",
             rich_help_panel=SEARCH,
         ),
     ] = None,
