@@ -119,8 +119,9 @@ class Laboratory:
             OnnxqError: Of any kind: the model cannot be prepared like that.
         """
         stock = self.stock(genes)
-        names = {RENAMED.sub("", name): name for name in stock.plan.activations}
-        names |= {RENAMED.sub("", name): name for name in stock.weights}
+        there = [*stock.plan.activations, *stock.weights]
+        names = {RENAMED.sub("", name): name for name in there}
+        names |= {name: name for name in there}  # where both are there, it means the first
         labels = {RENAMED.sub("", n.label): n.label for n in stock.plan.nodes.values()}
         recipe = self.space.recipe(genes, names, labels)
         if not (recipe.tensors and (recipe.rules or stock.plan.recipe.rescales)):
@@ -261,17 +262,11 @@ def _key(recipe: Recipe) -> str:
 
 
 def as_dict(found: Evaluation) -> dict[str, Any]:
-    """Return an evaluation as JSON has it."""
-    plain = {name: getattr(found, name) for name in found.__dataclass_fields__}
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in plain.items()
-    }
+    """Return an evaluation as plain values; numbers may be NaN or infinite."""
+    return {name: getattr(found, name) for name in found.__dataclass_fields__}
 
 
 def from_dict(content: Mapping[str, Any]) -> Evaluation:
     """Return an evaluation from what `as_dict` gave."""
-    names = Evaluation.__dataclass_fields__
-    given = {name: content[name] for name in names if name in content}
-    plain: dict[str, Any] = {k: math.nan if v is None else v for k, v in given.items()}
-    return Evaluation(**{**plain, "units": tuple(plain["units"])})
+    plain = {name: content[name] for name in Evaluation.__dataclass_fields__ if name in content}
+    return Evaluation(**{**plain, "units": tuple(content["units"])})

@@ -12,7 +12,6 @@ A claim nobody has touched for a while is taken over. See docs/decisions/0006.
 import hashlib
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from onnxq.files import staged
 log = logging.getLogger(__name__)
 
 PATIENCE = 120.0  # seconds after which a claim without a result is another's to take
+SLOWER = 10.0  # times the slowest result so far is waited for one
 BEGUN = ("results", "claims", ".search.json.")  # what another may have made before `search.json`
 
 
@@ -92,7 +92,9 @@ class Store:
                 try:
                     found = json.loads(entry.read_text(encoding="utf-8"))
                     self._known.setdefault(found["code"], found)
-                except (OSError, ValueError, KeyError, TypeError):
+                except OSError:  # a network may be slow to show it
+                    continue
+                except (ValueError, KeyError, TypeError):
                     log.warning("%s cannot be read: it will be evaluated again", entry)
                     entry.unlink(missing_ok=True)
                     continue
@@ -154,7 +156,8 @@ class Store:
     def _is_taken_over(self, claim: Path) -> bool:
         """Take a claim that whoever made it has not come back to; say whether it was one."""
         try:
-            if time.time() - claim.stat().st_mtime <= self._patience:
+            slowest = max((r.get("seconds", 0.0) for r in self._known.values()), default=0.0)
+            if time.time() - claim.stat().st_mtime <= max(self._patience, SLOWER * slowest):
                 return False
             os.utime(claim)
         except OSError:  # it was released this moment
@@ -179,8 +182,3 @@ def _differences(text: bytes, about: Mapping[str, Any]) -> str | None:
         return next((key for key in about if found.get(key) != about[key]), None)
     except (ValueError, AttributeError):
         return "format"
-
-
-def finite(value: float) -> float | None:
-    """Return a number that JSON has, or None."""
-    return value if math.isfinite(value) else None

