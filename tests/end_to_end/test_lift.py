@@ -305,7 +305,7 @@ def test_the_activation_of_a_lifted_layer_goes_with_it(folder: Path) -> None:
 def test_a_table_that_lacks_what_lifting_needs_is_no_failure(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxq.search.trials.absorbed_by", lambda *_: ())  # so Clip stays, unobserved
+    monkeypatch.setattr("onnxq.search.trials.absorbed_by", lambda *_: ())  # Clip stays, unobserved
     recipe, table = onnxq.Recipe(target="fixed-point"), table_file.load(folder / "m.calib")
     found = onnxq.sensitivity(MODEL, table, recipe, confirm=1)
     assert found.layers[0].alone is None
