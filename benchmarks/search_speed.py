@@ -34,9 +34,11 @@ from onnxq.drafting import draft
 from onnxq.emit import emit
 from onnxq.graph import io
 from onnxq.graph.session import Session
+from onnxq.search import trials
 from onnxq.search.evolution import offspring, survivors
-from onnxq.search.laboratory import Benchmark, Evaluation, evidence_of
+from onnxq.search.laboratory import Evaluation
 from onnxq.search.searching import Generation, Row, Searched
+from onnxq.search.space import Genes
 from onnxq.table import CalibrationTable
 from onnxq.types import Array
 
@@ -44,7 +46,6 @@ WARM = 40  # strategies evaluated before the stock is timed
 TURN = 4  # strategies of the stock, and as many to be given up, for one that is rebuilt
 BRED = 64  # offspring a generation that are looked for among what was evaluated
 GENERATED = ("screened", "scout", "offspring")
-Genes = tuple[int, ...]
 
 
 def measured(subject: Subject, asked: argparse.Namespace) -> dict[str, Any]:
@@ -99,11 +100,11 @@ class Race:
             return tuple(map(int, self._rng.integers(counts)))
         return tuple(map(int, offspring(self._parents, 1, counts, self._rng)[0]))
 
-    def evaluated(self, genes: Genes, bar: Benchmark | None) -> Evaluation:
+    def evaluated(self, genes: Genes, bar: tuple[float, ...] | None) -> Evaluation:
         """Evaluate a strategy as a search does."""
         return self._laboratory.evaluate(genes, self._exam, bar=bar)
 
-    def turn(self, bar: Benchmark) -> None:
+    def turn(self, bar: tuple[float, ...]) -> None:
         """Try one candidate after the other; what does not fit the model is no candidate."""
         genes = self.drawn()
         while (known := self.evaluated(genes, None)).error:
@@ -125,7 +126,7 @@ class Race:
         made = draft(self._subject.path, table, recipe, like=self._like, runtime=ONE)
         emit(made.prepared, made.plan, made.activations, made.weights)
         io.write(made.prepared, self._output)
-        return self._exam.metric.score(evidence_of(Session(self._output, ONE), self._exam))
+        return trials.measured(self._exam, Session(self._output, ONE), level=0.0).score
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -135,11 +136,10 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - begun, found
 
 
-def bar_of(found: Searched) -> Benchmark:
+def bar_of(found: Searched) -> tuple[float, ...]:
     """Return what a search held its last candidates against: the last strategy that survives."""
     rows = sorted((r.found for r in found.rows if r.found.complete), key=lambda each: -each.score)
-    last = rows[: found.searching.population][-1]
-    return Benchmark(units=last.units, score=last.score)
+    return rows[: found.searching.population][-1].units
 
 
 def _steps(race: Race, found: Searched) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ For every quantized Conv, and Gemm with the weights transposed, the bias takes u
 float model on them and nothing at run time.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -70,13 +70,55 @@ def input_means(
     Returns:
         By first output of each layer whose bias can be corrected.
     """
+    read = corrected_inputs(model, plan, activations)
+    wanted = {name: [activations.get(name)] for name in read.values()}
+    means = means_of(model, wanted, samples, runtime)
+    return {output: means[name][0] for output, name in read.items() if name in means}
+
+
+def corrected_inputs(
+    model: Model, plan: Plan, activations: Mapping[str, QuantParams]
+) -> dict[str, str]:
+    """Return what each layer whose bias can be corrected reads, by its first output.
+
+    Args:
+        model: The prepared model the plan was made for.
+        plan: What becomes of every node and tensor.
+        activations: Parameters by tensor name.
+    """
     layers = [node for node in model.graph.nodes if node.outputs and _correctable(node, plan)]
-    read = {node.inputs[0].name: activations.get(node.inputs[0].name) for node in layers}
-    floats = {n.inputs[0].name for n in layers if plan.nodes[n.outputs[0].name].weight_only}
-    inputs = {name: used for name, used in read.items() if used is not None or name in floats}
-    means = _means(model, inputs, samples, runtime)
-    found = {node.outputs[0].name: means.get(node.inputs[0].name) for node in layers}
-    return {output: both for output, both in found.items() if both is not None}
+    read = {node.outputs[0].name: node.inputs[0].name for node in layers}
+    return {
+        output: name
+        for output, name in read.items()
+        if name in activations or plan.nodes[output].weight_only
+    }
+
+
+def means_of(
+    model: Model,
+    wanted: Mapping[str, Sequence[QuantParams | None]],
+    samples: Iterable[Batch],
+    runtime: Runtime,
+) -> dict[str, list[tuple[Array, Array]]]:
+    """Return channel means of tensors before and after quantizing them, each ``(C,)``.
+
+    Args:
+        model: The prepared model.
+        wanted: By tensor, the ways to quantize it; None leaves it as it is.
+        samples: Inputs to measure on; without any nothing is returned.
+        runtime: How to run the model.
+    """
+    sums: dict[str, list[Array]] = {}
+    feeds = (batch.inputs for batch in samples)
+    for values in values_of(model, wanted, feeds, runtime):
+        for name, ways in wanted.items():
+            before = values[name]
+            after = [before if way is None else fake_quantize(before, way) for way in ways]
+            means = [channel_means(x) for x in (before, *after)]
+            sums.setdefault(name, []).append(np.stack(means))
+    found = {name: np.mean(each, axis=0) for name, each in sums.items()}
+    return {name: [(each[0], after) for after in each[1:]] for name, each in found.items()}
 
 
 def corrected(
@@ -103,20 +145,3 @@ def _correctable(node: Node, plan: Plan) -> bool:
         return False
     first = node.op == "Conv" or (node.op == "Gemm" and node.attrs.get("transB", 0))
     return bool(first and len(node.inputs) > 2 and isinstance(node.inputs[2], Constant))
-
-
-def _means(
-    model: Model,
-    activations: Mapping[str, QuantParams | None],
-    samples: Iterable[Batch],
-    runtime: Runtime,
-) -> dict[str, tuple[Array, Array]]:
-    """Return the channel means of tensors before and after quantizing, if so, each ``(C,)``."""
-    sums: dict[str, list[Array]] = {}
-    feeds = (batch.inputs for batch in samples)
-    for values in values_of(model, activations, feeds, runtime):
-        for name, params in activations.items():
-            after = values[name] if params is None else fake_quantize(values[name], params)
-            both = [channel_means(x) for x in (values[name], after)]
-            sums.setdefault(name, []).append(np.stack(both))
-    return {name: tuple(np.mean(found, axis=0)) for name, found in sums.items()}

@@ -13,7 +13,7 @@ from onnxq.numerics.ends import ends
 from onnxq.numerics.extremes import extremes
 from onnxq.numerics.fixed_point import beyond
 from onnxq.numerics.matrices import matrices
-from onnxq.plan import Plan, WeightPlan
+from onnxq.plan import ActivationPlan, Plan, WeightPlan
 from onnxq.types import Array, QuantParams, QuantSpec, Range, TensorStats
 
 log = logging.getLogger(__name__)
@@ -45,17 +45,27 @@ def activation_params(
     known = known or Known()
     chosen: dict[str, QuantParams] = {}
     for name, activation in plan.activations.items():
-        if activation.shares != name:
-            chosen[name] = chosen[activation.shares]
-            continue
-        spec, stats = activation.spec, seen[name]
-        key = name, repr((spec, activation.group))
-        if key not in known.params:
-            interval = _filled(spec.range(stats, spec)).within(*spec.bounds)
-            known.params[key] = params_of(interval, spec)
-            _warn_beyond(name, stats, spec)
-        chosen[name] = known.params[key]
+        own = activation.shares == name
+        found = activation_param(activation, seen[name], known) if own else None
+        chosen[name] = found or chosen[activation.shares]
     return chosen
+
+
+def activation_param(activation: ActivationPlan, stats: TensorStats, known: Known) -> QuantParams:
+    """Choose range and parameters of one activation that shares no other's.
+
+    Args:
+        activation: What becomes of it.
+        stats: What was seen of it, and of those that take its parameters.
+        known: What was chosen before, from the same statistics; what is chosen now is added.
+    """
+    name, spec = activation.name, activation.spec
+    key = name, repr((spec, activation.group))
+    if key not in known.params:
+        interval = _filled(spec.range(stats, spec)).within(*spec.bounds)
+        known.params[key] = params_of(interval, spec)
+        _warn_beyond(name, stats, spec)
+    return known.params[key]
 
 
 def _warn_beyond(name: str, stats: TensorStats, spec: QuantSpec) -> None:

@@ -11,55 +11,30 @@ if TYPE_CHECKING:  # heavy, and not every command lifts
     from onnxq.search.lifting import Lifting
     from onnxq.sources import Source
 
-BOUNDS = "Bounds on what is lost"
-
 
 @dataclass(frozen=True, kw_only=True)
 class LiftFlags:
     """What must hold and how to get there; each field is a flag, and what it means is its help."""
 
-    min_cosine: Annotated[
-        float | None,
-        typer.Option(
-            min=-1.0,
-            max=1.0,
-            help="Refuse a result farther than this from the float model.",
-            rich_help_panel=BOUNDS,
-        ),
-    ] = None
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            help="Refuse a result that scores lower than the float model by more than this, e.g. "
-            "0.005: half a point; needs labelled data.",
-            rich_help_panel=BOUNDS,
-        ),
-    ] = None
+    min_cosine: options.MinCosine = None
+    max_drop: options.MaxDrop = None
     fallback: Annotated[
         str | None,
         typer.Option(
             metavar="float|16bit",
             help="Where a bound is missed, keep as few multiply-adds as it takes float, or give "
             "layers 16-bit activations.",
-            rich_help_panel=BOUNDS,
+            rich_help_panel=options.BOUNDS,
         ),
     ] = None
-    best_effort: Annotated[
-        bool,
-        typer.Option(
-            "--best-effort",
-            help="Where --fallback cannot reach a bound, write the nearest and warn.",
-            rich_help_panel=BOUNDS,
-        ),
-    ] = False
+    best_effort: options.BestEffort = False
     auto: Annotated[
         bool,
         typer.Option(
             "--auto",
             help="Try what repairs there are until the bounds hold, --min-cosine 0.99 if none is "
             "given, then fall back to float; on --data.",
-            rich_help_panel=BOUNDS,
+            rich_help_panel=options.BOUNDS,
         ),
     ] = False
     budget: Annotated[
@@ -67,7 +42,7 @@ class LiftFlags:
         typer.Option(
             metavar="90s|5m|1h",
             help="Time for --auto, 5m by default.",
-            rich_help_panel=BOUNDS,
+            rich_help_panel=options.BOUNDS,
         ),
     ] = None
     eval_data: Annotated[

@@ -10,6 +10,7 @@ RUN = "Running"
 OUT = "Output"
 CLUSTER = "Cluster"
 METRIC = "Metric"
+BOUNDS = "Bounds on what is lost"
 
 Data = Annotated[
     str,
@@ -119,6 +120,32 @@ Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Only warnings and errors.", rich_help_panel=OUT)
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel=OUT)]
+MinCosine = Annotated[
+    float | None,
+    typer.Option(
+        min=-1.0,
+        max=1.0,
+        help="The result must be at least this near to the float model.",
+        rich_help_panel=BOUNDS,
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="The result must score at most this much lower than the float model, e.g. 0.005: half "
+        "a point; needs labelled data.",
+        rich_help_panel=BOUNDS,
+    ),
+]
+BestEffort = Annotated[
+    bool,
+    typer.Option(
+        "--best-effort",
+        help="Where nothing that was tried holds the bounds, write the nearest and warn.",
+        rich_help_panel=BOUNDS,
+    ),
+]
 
 
 def key_values(pairs: list[str] | None, flag: str) -> dict[str, Any]:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # heavy, and not every command searches
     from onnxq.cli.search_flags import Setup
     from onnxq.search.searching import Searched, Searching
 
-BOUNDS = "Bounds on what is lost"
 GROUPS = 4  # of samples, where the search calibrates
 KEPT = 32  # samples kept then: biases are corrected on most of them
 ALL_FACTORS = "samples, ranges, repairs, widths, float, symmetric, granularity"
@@ -43,7 +42,7 @@ class HuntFlags:
     ] = None
     generations: Annotated[
         int | None,
-        typer.Option(min=0, help="How many generations to breed.", rich_help_panel=SEARCH),
+        typer.Option(min=1, help="How many generations to breed.", rich_help_panel=SEARCH),
     ] = None
     target_metric: Annotated[
         float | None,
@@ -99,31 +98,9 @@ class HuntFlags:
             rich_help_panel=SEARCH,
         ),
     ] = None
-    min_cosine: Annotated[
-        float | None,
-        typer.Option(
-            min=-1.0,
-            max=1.0,
-            help="Find the smallest or fastest that is at least this near to the float model.",
-            rich_help_panel=BOUNDS,
-        ),
-    ] = None
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            help="The same for what the metric may drop by; needs labelled data and --metric.",
-            rich_help_panel=BOUNDS,
-        ),
-    ] = None
-    best_effort: Annotated[
-        bool,
-        typer.Option(
-            "--best-effort",
-            help="Where no strategy holds a bound, write the nearest and warn.",
-            rich_help_panel=BOUNDS,
-        ),
-    ] = False
+    min_cosine: options.MinCosine = None
+    max_drop: options.MaxDrop = None
+    best_effort: options.BestEffort = False
     html: Annotated[
         Path | None,
         typer.Option(

@@ -17,8 +17,7 @@ import numpy as np
 from onnxq.graph.chain import Chain
 from onnxq.graph.session import Session
 from onnxq.metrics.judge import checked_score
-from onnxq.search.exam import Exam, by_sample
-from onnxq.search.hopeless import is_hopeless
+from onnxq.search.exam import Exam
 from onnxq.types import Array
 
 Values = Mapping[str, Any]  # of the tensors a batch is in front of a piece
@@ -31,14 +30,14 @@ class Trial:
 
     Attributes:
         score: What the metric says.
-        units: By batch, what is compared sample by sample, or batch by batch.
+        units: What is compared sample by sample, or batch by batch.
         constants: What the candidate changes.
         sessions: The pieces it changes.
         stages: The samples in front of later pieces, by batch.
     """
 
     score: float
-    units: Sequence[Array]
+    units: Array
     constants: Mapping[str, Array] = field(default_factory=dict)
     sessions: Mapping[int, Session] = field(default_factory=dict)
     stages: Mapping[int, Sequence[Values]] = field(default_factory=dict)
@@ -103,8 +102,9 @@ class Bench:
         stages: dict[int, list[Values]] = {stop: [] for stop in self._stops if stop > first}
         for evidence in self._evidence(first, sessions, stages):
             found.append(evidence)
-            units.append(self._units(evidence))
-            if self._drop and self._is_hopeless(units, bar, single=by_sample(evidence)):
+            units.append(self._exam.units(evidence))
+            wanted = bar - self.now.score
+            if self._drop and self._exam.is_hopeless(np.concatenate(units), self.now.units, wanted):
                 return None
         return self._trial(found, constants, sessions, stages)
 
@@ -134,7 +134,7 @@ class Bench:
         """Score what was found on all batches."""
         together = [item for items in evidence for item in items]
         score = checked_score(self._exam.metric, together, "quantized")
-        units = [self._units(items) for items in evidence]
+        units = np.concatenate([self._exam.units(items) for items in evidence])
         return Trial(
             score=score, units=units, constants=constants, sessions=sessions, stages=stages
         )
@@ -198,27 +198,6 @@ class Bench:
                     if stop in stages:
                         stages[stop].append(values)
                 yield evidence
-
-    def _is_hopeless(self, after: Sequence[Array], bar: float, *, single: bool) -> bool:
-        """Say whether a candidate cannot exceed a score any more.
-
-        Args:
-            after: Its scores on the batches seen.
-            bar: The score to exceed.
-            single: Whether the scores are of single samples, which have a best one.
-        """
-        before, seen = self.now.units, len(after)
-        gains = np.concatenate(after) - np.concatenate(before[:seen])
-        rest = np.concatenate([np.zeros(0), *before[seen:]])
-        best = getattr(self._exam.metric, "best", np.inf)
-        room = best - rest if single else np.full(rest.shape, np.inf)
-        return is_hopeless(gains, room, bar - self.now.score)
-
-    def _units(self, evidence: Sequence[Any]) -> Array:
-        """Return the scores of a batch: of its samples if they have any, else one of them all."""
-        if by_sample(evidence):
-            return np.array(evidence, np.float64)
-        return np.array([self._exam.metric.score(evidence)])
 
 
 def _bytes(values: Values) -> int:

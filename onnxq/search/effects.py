@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from onnxq.search.searching import Row
-from onnxq.search.space import Space
+from onnxq.search.space import Genes, Space
 from onnxq.search.stock import Stock
 from onnxq.search.surrogate import Surrogate
 from onnxq.types import Array
 
-Genes = tuple[int, ...]
 TINY = 1e-12  # noise over signal that is taken for none
 
 

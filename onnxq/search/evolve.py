@@ -1,11 +1,10 @@
 """Search for the strategy that quantizes a model best: ``onnxq search``."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from onnxq import pipeline, table_file
 from onnxq.errors import ModelError, QualityError, RecipeError
@@ -13,21 +12,21 @@ from onnxq.files import check_target
 from onnxq.graph import io
 from onnxq.graph.session import Runtime, Session
 from onnxq.metrics.classification import Paired
-from onnxq.metrics.judge import checked_score, scored
+from onnxq.metrics.judge import scored
 from onnxq.observing import completed
 from onnxq.recipe import Recipe, dumps
 from onnxq.search.exam import Exam, examined, shuffled
 from onnxq.search.hunt import Hunt
-from onnxq.search.laboratory import Laboratory, evidence_of
+from onnxq.search.laboratory import Laboratory
 from onnxq.search.opening import space_of
 from onnxq.search.records import Records
 from onnxq.search.samples import identity, read
 from onnxq.search.searching import Finalist, Generation, Row, Searched, Searching
-from onnxq.search.space import Space
+from onnxq.search.space import Genes, Space
 from onnxq.search.stock import Stock
 from onnxq.search.store import Store
 from onnxq.search.strategy import decode, factors_of, space_id
-from onnxq.search.trials import Measured
+from onnxq.search.trials import float_score
 from onnxq.search.tune import recipe_path, write_recipe
 from onnxq.sources import Source
 from onnxq.table import CalibrationTable
@@ -85,7 +84,7 @@ def evolve(  # noqa: PLR0913 - like quantize, and how to search
     laboratory = opened(model, table, recipe, searching, data[0], runtime)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         store = _store(Path(folder) / "store", table, recipe, data, searching, laboratory.space)
-        hunt = Hunt(Records(laboratory, exam, searching, store, _level(exam), report))
+        hunt = Hunt(Records(laboratory, exam, searching, store, float_score(exam), report))
         hunt.run()
         found = _finished(hunt, (exam, others), (model, table, output), runtime)
     return replace(found, seconds=time.monotonic() - begun)
@@ -187,13 +186,6 @@ def _store(
     return store
 
 
-def _level(exam: Exam) -> float:
-    """Return what the float model scores."""
-    numbered = enumerate(exam.references)
-    found = [item for number, outputs in numbered for item in exam.evidence(number, outputs)]
-    return checked_score(exam.metric, found, "float")
-
-
 def _finished(
     hunt: Hunt,
     exams: tuple[Exam, Exam],
@@ -204,69 +196,74 @@ def _finished(
     model, table, output = asked
     records = hunt.records
     laboratory, searching = records.laboratory, records.searching
-    rows = records.complete()
-    if not rows:
-        failed = next((row.found.error for row in records.rows if row.found.error), "")
-        raise ModelError(f"no strategy could be evaluated{': ' if failed else ''}{failed}")
-    best = records.best(rows)
-    reached = records.holds(best)
-    if not reached and not searching.best_effort:
-        raise QualityError(f"{output}: {_missed(searching, best, records.level)}: nothing written")
+    best = _best(records, output)
     groups = laboratory.space.groups(best.genes)
-    found = laboratory.resolved(best.genes)
-    default, uniform = rows[0], hunt.uniform
-    finalists = _spread(records.front(), best)
-    measured = {
-        row.genes: laboratory.evaluate(row.genes, exams[1])
-        for row in (best, default, uniform, *finalists)
-    }
-    gains = _gains(laboratory, exams[1], best, {"default": default, "uniform": uniform})
+    recipe = laboratory.resolved(best.genes)
+    others = {"default": records.rows[0], "uniform": hunt.uniform}
+    front = _spread(records.front(), best)
+    held, gains = _held_out(laboratory, exams[1], best, others, front)
     if laboratory.source is not None:
-        table = completed(model, table, found, laboratory.source, runtime)
+        table = completed(model, table, recipe, laboratory.source, runtime)
     result = pipeline.quantize(
-        *(model, table if groups is None else table.only(groups), found, output),
+        *(model, table if groups is None else table.only(groups), recipe, output),
         limits=pipeline.Limits(max_opset=searching.max_opset),
         explain=False,
         runtime=runtime,
     )
-    if searching.store is not None and found.rescales:
+    if searching.store is not None and recipe.rescales:
         table_file.save(table, searching.store / COMPLETED)
-    write_recipe(found, recipe_path(output))
-
-    def finalist(row: Row) -> Finalist:
-        """Return a strategy on both sets of samples."""
-        return Finalist(row=row, held=measured[row.genes])
-
+    write_recipe(recipe, recipe_path(output))
     return Searched(
         quantized=result,
-        recipe=found,
+        recipe=recipe,
         recipe_path=recipe_path(output),
         groups=groups,
         space=laboratory.space,
         searching=searching,
         rows=tuple(records.rows),
         generations=tuple(hunt.generations),
-        chosen=finalist(best),
-        default=finalist(default),
-        uniform=finalist(uniform),
-        front=tuple(map(finalist, finalists)),
+        chosen=held[best.genes],
+        default=held[others["default"].genes],
+        uniform=held[others["uniform"].genes],
+        front=tuple(held[row.genes] for row in front),
         shares=hunt.shares(best.genes),
         gains=gains,
-        reached=reached,
+        reached=records.holds(best),
         interrupted=hunt.interrupted,
         samples=(exams[0].samples, exams[1].samples),
         seconds=0.0,
     )
 
 
-def _missed(searching: Searching, best: Row, level: float) -> str:
-    """Say how far the nearest strategy is from the bounds."""
-    assert searching.bounds is not None
-    found = best.found
-    near = Measured(
-        cosine=found.cosine, sqnr=found.sqnr, score=found.score, drop=level - found.score
-    )
-    return f"{searching.bounds.spelled(near, searching.metric.name)}, the nearest strategy found"
+def _best(records: Records, output: Path) -> Row:
+    """Return the best strategy there is; refuse if there is none that may be written."""
+    rows, bounds = records.complete(), records.searching.bounds
+    if not rows:
+        failed = next((row.found.error for row in records.rows if row.found.error), "")
+        raise ModelError(f"no strategy could be evaluated{': ' if failed else ''}{failed}")
+    best = records.best(rows)
+    if bounds is not None and not (records.holds(best) or records.searching.best_effort):
+        near = bounds.spelled(records.measured(best), records.searching.metric.name)
+        raise QualityError(f"{output}: {near}, the nearest strategy found: nothing written")
+    return best
+
+
+def _held_out(
+    laboratory: Laboratory, exam: Exam, best: Row, others: Mapping[str, Row], front: Sequence[Row]
+) -> tuple[dict[Genes, Finalist], dict[str, Paired]]:
+    """Measure strategies on samples not searched on; return what the best gains over others."""
+    found = {
+        row.genes: (row, *laboratory.examined(row.genes, exam))
+        for row in (best, *others.values(), *front)
+    }
+    finalists = {genes: Finalist(row=row, held=held) for genes, (row, held, _) in found.items()}
+    mine = found[best.genes][2]
+    gains = {
+        name: scored(exam.metric, found[row.genes][2], mine).paired
+        for name, row in others.items()
+        if mine and found[row.genes][2]
+    }
+    return finalists, gains
 
 
 def _spread(front: Sequence[Row], best: Row) -> list[Row]:
@@ -276,13 +273,3 @@ def _spread(front: Sequence[Row], best: Row) -> list[Row]:
     step = (len(front) - 1) / (FINALISTS - 1)
     chosen = {front[round(step * i)].genes for i in range(FINALISTS)} | {best.genes}
     return [row for row in front if row.genes in chosen]
-
-
-def _gains(
-    laboratory: Laboratory, exam: Exam, best: Row, others: dict[str, Row]
-) -> dict[str, Paired]:
-    """Return what the best gains over others on the same samples."""
-    found: dict[str, list[Any]] = {}
-    for name, row in {"best": best, **others}.items():
-        found[name] = evidence_of(laboratory.made(row.genes).session, exam)
-    return {name: scored(exam.metric, found[name], found["best"]).paired for name in others}

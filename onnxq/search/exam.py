@@ -1,7 +1,9 @@
 """Samples to be examined on: read once, put in the order that decides soonest."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -14,6 +16,7 @@ from onnxq.metrics.answers import Answers, Metric
 from onnxq.metrics.classification import Paired
 from onnxq.metrics.judge import scored, tensors
 from onnxq.metrics.similarity import Similarity
+from onnxq.search.hopeless import is_hopeless
 from onnxq.table import CalibrationTable, content_hash
 from onnxq.types import Array
 
@@ -53,6 +56,35 @@ class Exam:
     def samples(self) -> int:
         """How many samples there are."""
         return sum(batch.samples for batch in self.batches)
+
+    def units(self, evidence: Sequence[Any]) -> Array:
+        """Return the scores of a batch: of its samples if they have any, else one of them all."""
+        units = getattr(self.metric, "units", None)
+        if units is not None:
+            return np.array(units(evidence), np.float64)
+        if by_sample(evidence):
+            return np.array(evidence, np.float64)
+        return np.array([self.metric.score(evidence)])
+
+    def is_hopeless(self, units: Array, before: Array, wanted: float) -> bool:
+        """Say whether a candidate cannot exceed another any more, see `onnxq.search.hopeless`.
+
+        Args:
+            units: What `units` gives of the batches it has seen, ``(n,)``.
+            before: The same of the other, of all batches, ``(N,)``.
+            wanted: The mean gain that must be exceeded.
+        """
+        rest = before[len(units) :]
+        single = len(before) == self.samples and self._scores_samples
+        best = getattr(self.metric, "best", math.inf) if single else math.inf
+        room: Array = np.full(rest.shape, best) - rest
+        return is_hopeless(units - before[: len(units)], room, wanted)
+
+    @cached_property
+    def _scores_samples(self) -> bool:
+        """Whether samples have scores, and so a best one."""
+        found = self.evidence(0, self.references[0])
+        return hasattr(self.metric, "units") or by_sample(found)
 
 
 def by_sample(evidence: Sequence[Any]) -> bool:

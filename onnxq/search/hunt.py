@@ -17,8 +17,9 @@ import numpy as np
 
 from onnxq.search.effects import Effects
 from onnxq.search.evolution import offspring, spearman, survivors
-from onnxq.search.records import TINY, Genes, Records
+from onnxq.search.records import TINY, Records
 from onnxq.search.searching import Generation, Row
+from onnxq.search.space import Genes
 from onnxq.search.surrogate import Surrogate
 from onnxq.types import Array
 

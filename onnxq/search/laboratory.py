@@ -17,12 +17,10 @@ from onnxq.metrics.judge import checked_score
 from onnxq.metrics.similarity import Similarity
 from onnxq.plan import Plan
 from onnxq.recipe import Recipe, dumps
-from onnxq.search.exam import Exam, answers_of, by_sample
-from onnxq.search.hopeless import is_hopeless
+from onnxq.search.exam import Exam, answers_of
 from onnxq.search.space import Space
 from onnxq.search.stock import Made, Stock
 from onnxq.sources import Source
-from onnxq.types import Array
 
 # What passes that rescale add to names of tensors, and so to what nodes without a name are called.
 RENAMED = re.compile(r"(_(equalized|smoothed)(_[0-9a-f]+)?)+(?=\)?$)")
@@ -65,19 +63,6 @@ class Evaluation:
         return float(10 ** (-self.sqnr / 10))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """What a candidate must be better than, to be worth all samples.
-
-    Attributes:
-        units: Of the evaluation to exceed.
-        score: Its score.
-    """
-
-    units: tuple[float, ...]
-    score: float
-
-
 class Laboratory:
     """A space, and what it takes to try its strategies.
 
@@ -95,7 +80,7 @@ class Laboratory:
             source: The data of the table: what is rescaled is observed on it.
         """
         self.space, self._stock, self.source = space, stock, source
-        self._stocks: dict[str, Stock] = {_key(space.base): stock}
+        self._stocks: dict[str, Stock] = {_key(space.base): self._foreseeing(stock)}
         self._reference: Session | None = None
         self._lock = Lock()
 
@@ -109,8 +94,16 @@ class Laboratory:
         with self._lock:
             key = _key(recipe)
             if key not in self._stocks:
-                self._stocks[key] = self._stock.rescaled(recipe, self.source)
+                self._stocks[key] = self._foreseeing(self._stock.rescaled(recipe, self.source))
             return self._stocks[key]
+
+    def _foreseeing(self, stock: Stock) -> Stock:
+        """Tell a stock which ways to quantize an activation there are."""
+        names = _names(stock)
+        genes = (self.space.genes[number] for number in self.space.of_kind("activation"))
+        found = {names.get(g.name, ""): [o.spec for o in g.options if o.spec] for g in genes}
+        stock.foresee(found)
+        return stock
 
     def resolved(self, genes: Sequence[int]) -> Recipe:
         """Return the recipe of a strategy; it names tensors as the prepared model does.
@@ -119,9 +112,7 @@ class Laboratory:
             OnnxqError: Of any kind: the model cannot be prepared like that.
         """
         stock = self.stock(genes)
-        there = [*stock.plan.activations, *stock.weights]
-        names = {RENAMED.sub("", name): name for name in there}
-        names |= {name: name for name in there}  # where both are there, it means the first
+        names = _names(stock)
         labels = {RENAMED.sub("", n.label): n.label for n in stock.plan.nodes.values()}
         recipe = self.space.recipe(genes, names, labels)
         if not (recipe.tensors and (recipe.rules or stock.plan.recipe.rescales)):
@@ -157,7 +148,7 @@ class Laboratory:
         genes: Sequence[int],
         exam: Exam,
         *,
-        bar: Benchmark | None = None,
+        bar: Sequence[float] | None = None,
         timed: bool = False,
     ) -> Evaluation:
         """Try a strategy.
@@ -165,17 +156,29 @@ class Laboratory:
         Args:
             genes: The strategy.
             exam: What to score it on.
-            bar: Stop once it is clear that the score does not exceed this.
+            bar: Units of an evaluation on all samples; stop once it is clear that the score does
+                not exceed its score.
             timed: Also measure its latency.
         """
+        return self.examined(genes, exam, bar=bar, timed=timed)[0]
+
+    def examined(
+        self,
+        genes: Sequence[int],
+        exam: Exam,
+        *,
+        bar: Sequence[float] | None = None,
+        timed: bool = False,
+    ) -> tuple[Evaluation, list[Any]]:
+        """Do what `evaluate` does; also return what the metric found in the answers."""
         bits = self.space.bits(genes)
         try:
             made = self.made(genes)
-            found = _run(made.session, exam, bar)
+            found, evidence = _run(made.session, exam, bar)
             ratio = self._latency(made.session, exam) if timed and found.complete else math.nan
         except OnnxqError as error:
-            return Evaluation(bits=bits, error=str(error))
-        return replace(found, bits=bits, bytes=made.bytes, latency=ratio)
+            return Evaluation(bits=bits, error=str(error)), []
+        return replace(found, bits=bits, bytes=made.bytes, latency=ratio), evidence
 
     def _latency(self, session: Session, exam: Exam) -> float:
         """Return the time for one sample over that of the float model."""
@@ -190,64 +193,44 @@ class Laboratory:
         return timed.quantized_ms / timed.float_ms
 
 
-def evidence_of(session: Session, exam: Exam) -> list[Any]:
-    """Return what the metric finds in a model's answers to all samples."""
-    found: list[Any] = []
-    for number, batch in enumerate(exam.batches):
-        found.extend(exam.evidence(number, answers_of(session, batch.inputs)))
-    return found
-
-
-def _run(session: Session, exam: Exam, bar: Benchmark | None) -> Evaluation:
+def _run(session: Session, exam: Exam, bar: Sequence[float] | None) -> tuple[Evaluation, list[Any]]:
     """Score a model on the samples, as many as it takes."""
     evidence: list[Any] = []
-    units: list[float] = []
+    units = np.zeros(0)
     near: dict[str, Similarity] = {}
     samples, hopeless = 0, False
     for number, batch in enumerate(exam.batches):
         outputs = answers_of(session, batch.inputs)
         found = exam.evidence(number, outputs)
         evidence.extend(found)
-        units.extend(units_of(exam, found))
+        units = np.concatenate([units, exam.units(found)])
         samples += batch.samples
         for name, array in exam.references[number].items():
             both = nearness(array, outputs[name], batch.samples)
             near[name] = near.get(name, Similarity()) + both
-        hopeless = bar is not None and samples < exam.samples and _is_hopeless(exam, units, bar)
+        if bar is not None and samples < exam.samples:
+            hopeless = exam.is_hopeless(units, np.array(bar), 0.0)
         if hopeless:
             break
     compared = [each for each in near.values() if each.samples]
     if not compared:
         raise ModelError("there is no output of numbers to compare")
-    return Evaluation(
+    evaluation = Evaluation(
         score=checked_score(exam.metric, evidence, "quantized"),
         complete=not hopeless,
         samples=samples,
-        units=tuple(units),
+        units=tuple(units.tolist()),
         cosine=min(each.cosine for each in compared),
         sqnr=min(each.sqnr for each in compared),
     )
+    return evaluation, evidence
 
 
-def units_of(exam: Exam, evidence: Sequence[Any]) -> list[float]:
-    """Return the scores of a batch: of its samples if they have any, else one of them all."""
-    if hasattr(exam.metric, "units"):
-        return list(exam.metric.units(evidence))
-    if by_sample(evidence):
-        return [float(each) for each in evidence]
-    return [exam.metric.score(evidence)]
-
-
-def _is_hopeless(exam: Exam, units: Sequence[float], bar: Benchmark) -> bool:
-    """Say whether a candidate cannot exceed a bar any more."""
-    seen, before = len(units), np.array(bar.units)
-    if len(before) < seen:
-        return False
-    rest = before[seen:]
-    single = len(before) == exam.samples
-    best = getattr(exam.metric, "best", math.inf) if single else math.inf
-    room: Array = np.full(rest.shape, best) - rest
-    return is_hopeless(np.array(units) - before[:seen], room, 0.0)
+def _names(stock: Stock) -> dict[str, str]:
+    """Return what tensors are called in a model that may be rescaled, by what they were before."""
+    there = [*stock.plan.activations, *stock.weights]
+    names = {RENAMED.sub("", name): name for name in there}
+    return names | {name: name for name in there}  # where both are there, it means the first
 
 
 def _key(recipe: Recipe) -> str:

@@ -17,16 +17,17 @@ import numpy as np
 
 from onnxq.search.evolution import ranks, survivors
 from onnxq.search.exam import Exam
-from onnxq.search.laboratory import Benchmark, Evaluation, Laboratory, as_dict, from_dict
+from onnxq.search.laboratory import Evaluation, Laboratory, as_dict, from_dict
 from onnxq.search.searching import Generation, Row, Searching
+from onnxq.search.space import Genes
 from onnxq.search.store import Store
 from onnxq.search.strategy import encode
+from onnxq.search.trials import Measured
 from onnxq.types import Array
 
 TINY = 1e-9  # missing from the best score: as good as nothing
 WAIT = 0.2  # seconds between two looks for what another process is at
 ENDLESS = 10**9  # evaluations, where nothing limits them
-Genes = tuple[int, ...]
 
 
 class Records:
@@ -131,14 +132,18 @@ class Records:
     def violations(self, rows: Sequence[Row]) -> Array:
         """Return by how much each breaks the bounds, ``(N,)``."""
         bounds = self.searching.bounds
-        found = np.zeros(len(rows))
-        for number, row in enumerate(rows if bounds is not None else ()):
-            assert bounds is not None
-            if bounds.min_cosine is not None:
-                found[number] += max(bounds.min_cosine - row.found.cosine, 0.0)
-            if bounds.max_drop is not None:
-                found[number] += max(self.level - row.found.score - bounds.max_drop, 0.0)
-        return found
+        near = [self.measured(row) for row in rows] if bounds is not None else []
+        if bounds is None:
+            return np.zeros(len(rows))
+        over = [max(bounds.strain(each) - 1, TINY) for each in near]
+        holds = [bounds.hold(each) for each in near]
+        return np.where(holds, 0.0, over)
+
+    def measured(self, row: Row) -> Measured:
+        """Return how near a strategy is to the float model."""
+        found = row.found
+        drop = self.level - found.score
+        return Measured(cosine=found.cosine, sqnr=found.sqnr, score=found.score, drop=drop)
 
     def evaluate(
         self, population: Iterable[Genes], origins: str | Mapping[Genes, str], *, whole: bool = True
@@ -201,8 +206,8 @@ class Records:
         best = float(np.fmax(self.now.best, score))
         self.show(evaluations=len(self.rows), best=best)
 
-    def _bar(self, genes: Genes, rows: Sequence[Row]) -> Benchmark | None:
-        """Return what a strategy must exceed to matter; None where all samples are wanted.
+    def _bar(self, genes: Genes, rows: Sequence[Row]) -> tuple[float, ...] | None:
+        """Return units of what a strategy must exceed to matter; None where all are wanted.
 
         That is the best of those that take no more bits, where size counts; else the last one
         that survives.
@@ -217,7 +222,7 @@ class Records:
         ordered = sorted(rows, key=lambda row: -row.found.score)
         if len(ordered) <= place:
             return None
-        return Benchmark(units=ordered[place].found.units, score=ordered[place].found.score)
+        return ordered[place].found.units
 
     @property
     def left(self) -> int:

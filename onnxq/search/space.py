@@ -20,6 +20,7 @@ FACTORS = ("samples", "ranges", "repairs", "widths", "float", "symmetric", "gran
 USUAL = ("samples", "ranges", "repairs")
 CHEAPER = ("widths",)  # what only makes sense where less is worth something
 FLOAT_BITS = 32
+Genes = tuple[int, ...]  # a strategy: which option of each gene
 GRANULARITY = "weights.granularity"  # the gene that says how far the scales of weights reach
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxq import calibration
-from onnxq.correction import corrected, input_means
+from onnxq.correction import corrected, corrected_inputs, means_of
 from onnxq.drafting import Draft, draft, fit_samples
 from onnxq.emit import emit
 from onnxq.emit.biases import fit_biases
@@ -28,9 +28,15 @@ from onnxq.graph.edit import Names
 from onnxq.graph.io import Model, Node, array_of, constant
 from onnxq.graph.mould import Mould
 from onnxq.graph.session import Runtime, Session
-from onnxq.numerics.affine import fake_quantize, params_of
+from onnxq.numerics.affine import fake_quantize
 from onnxq.observing import completed
-from onnxq.parameters import Known, activation_params, weight_param, weight_params
+from onnxq.parameters import (
+    Known,
+    activation_param,
+    activation_params,
+    weight_param,
+    weight_params,
+)
 from onnxq.plan import NodePlan, Plan
 from onnxq.planning import plan_model, replanned
 from onnxq.recipe import Recipe
@@ -119,7 +125,9 @@ class Stock:
         self._tables: dict[Groups, CalibrationTable] = {None: table}
         self._known: dict[Groups, Known] = {}
         self._known_weights = Known()
-        self._means: dict[tuple[str, bytes], tuple[Array, Array] | None] = {}
+        self._means: dict[tuple[str, bytes], tuple[Array, Array]] = {}
+        self._foreseen: dict[str, Sequence[QuantSpec]] = {}
+        self._observed: set[Groups] = set()
         self._pairs: dict[tuple[str, bytes], Values] = {}
         self._codes: dict[tuple[object, ...], Values] = {}  # of weights, which most values share
         self._values: dict[tuple[object, ...], dict[Place, Values]] = {}
@@ -141,6 +149,14 @@ class Stock:
         if source is not None:
             table = completed(self._model, table, recipe, source, self.runtime)
         return Stock(self._model, table, recipe, self.runtime, self._max_opset)
+
+    def foresee(self, activations: Mapping[str, Sequence[QuantSpec]]) -> None:
+        """Take note of how activations may be quantized, so that it is observed at once.
+
+        Args:
+            activations: By name.
+        """
+        self._foreseen = dict(activations)
 
     def reference(self) -> Session:
         """Load the float model."""
@@ -194,8 +210,9 @@ class Stock:
         """
         if place is None:
             values, counts, stats = self._seen(name)
-            ranges = (spec.range(stats, spec).within(*spec.bounds) for spec in specs)
-            used = [params_of(each, spec) for each, spec in zip(ranges, specs, strict=True)]
+            known = self._known.setdefault(None, Known())
+            asked = (replace(self.plan.activations[name], spec=spec) for spec in specs)
+            used = [activation_param(each, stats, known) for each in asked]
         else:
             array = array_of(self._nodes[place[0]].inputs[place[1]])
             values, counts = array.astype(np.float64), np.ones((), np.int64)
@@ -248,7 +265,7 @@ class Stock:
         activations = activation_params(plan, seen, self._known.setdefault(groups, Known()))
         weights = weight_params(plan, self._own, self._known_weights)
         corrections = corrects(plan) and bool(self._samples)
-        means = self._channel_means(plan, activations) if corrections else {}
+        means = self._channel_means(plan, activations, seen, groups) if corrections else {}
         values = {
             node.output: self._node_values(plan, node, activations, weights, means)
             for node in plan.nodes.values()
@@ -288,20 +305,49 @@ class Stock:
                 yield from zip(names or (form.biases[output],), arrays, strict=True)
 
     def _channel_means(
-        self, plan: Plan, activations: Mapping[str, QuantParams]
+        self,
+        plan: Plan,
+        activations: Mapping[str, QuantParams],
+        seen: Mapping[str, TensorStats],
+        groups: Groups,
     ) -> dict[str, tuple[Array, Array]]:
-        """Return what `onnxq.correction.input_means` does; tensors are observed once a grid."""
-        keys = {}
-        for output, node in plan.nodes.items():
-            if node.quantized and output in self._floats:
-                used = activations.get(self._nodes[output].inputs[0].name)
-                keys[output] = output, b"" if used is None else _spelled(used)
-        unknown = {output for output, key in keys.items() if key not in self._means}
-        if unknown:
-            part = replace(plan, nodes={o: plan.nodes[o] for o in unknown})
-            found = input_means(self.prepared, part, activations, self._samples, self.runtime)
-            self._means |= {keys[output]: found.get(output) for output in unknown}
-        return {o: both for o, key in keys.items() if (both := self._means[key]) is not None}
+        """Return what `onnxq.correction.input_means` does, observed once for the same parameters.
+
+        Once it is clear that more than one strategy is asked for, for all that is foreseen.
+        """
+        read = corrected_inputs(self.prepared, plan, activations)
+        keys = {output: _way(name, activations.get(name)) for output, name in read.items()}
+        if any(key not in self._means for key in keys.values()):
+            wanted = {name: [activations.get(name)] for name in read.values()}
+            if groups in self._observed:
+                for name, ways in wanted.items():
+                    ways.extend(self._ways(plan, name, seen, groups))
+            self._observed.add(groups)
+            self._observe(wanted)
+        return {output: self._means[key] for output, key in keys.items()}
+
+    def _ways(
+        self, plan: Plan, name: str, seen: Mapping[str, TensorStats], groups: Groups
+    ) -> Iterator[QuantParams]:
+        """Yield the parameters that are foreseen for an activation."""
+        if name not in plan.activations:
+            return
+        leader = plan.activations[plan.activations[name].shares]
+        for spec in self._foreseen.get(leader.name, ()):
+            asked = replace(leader, spec=spec)
+            yield activation_param(asked, seen[leader.name], self._known[groups])
+
+    def _observe(self, wanted: Mapping[str, Sequence[QuantParams | None]]) -> None:
+        """Measure channel means that are not known."""
+        new: dict[str, dict[tuple[str, bytes], QuantParams | None]] = {}
+        for name, ways in wanted.items():
+            each = {_way(name, params): params for params in ways}
+            fresh = {key: params for key, params in each.items() if key not in self._means}
+            new |= {name: fresh} if fresh else {}
+        asked = {name: list(fresh.values()) for name, fresh in new.items()}
+        found = means_of(self.prepared, asked, self._samples, self.runtime)
+        for name, fresh in new.items():
+            self._means |= dict(zip(fresh, found[name], strict=True))
 
     def _node_values(
         self,
@@ -390,6 +436,11 @@ class Stock:
         return _Form(
             mould=Mould(io.sync(model), model.path.parent), places=done.places, biases=biases
         )
+
+
+def _way(name: str, params: QuantParams | None) -> tuple[str, bytes]:
+    """Return what tells a quantized tensor from others."""
+    return name, b"" if params is None else _spelled(params)
 
 
 def _spelled(params: QuantParams) -> bytes:

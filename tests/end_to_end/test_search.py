@@ -210,7 +210,7 @@ def test_random_search_evaluates_as_many(tmp_path: Path) -> None:
 
 
 def test_fitness_of_labels_and_outputs(tmp_path: Path) -> None:
-    flags = ["--metric", "fitness", "--metric-option", "weight=0.5", "--generations", "0"]
+    flags = ["--metric", "fitness", "--metric-option", "weight=0.5", "--evaluations", "1"]
     asked = ["--data", str(DATA), "--samples", "60", "--factors", "repairs"]
     result = searched(tmp_path / "f.onnx", *flags, asked=asked)
     assert result["metric"] == "fitness"

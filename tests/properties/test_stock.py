@@ -254,12 +254,31 @@ def test_a_whole_model_twice_in_any_order(
 
     for name in ("_fresh", "_moved", "_drafted", "rescaled"):
         monkeypatch.setattr(Stock, name, forbidden)
-    for name in ("input_means", "pair_values"):
+    for name in ("means_of", "pair_values"):
         monkeypatch.setattr(stock_module, name, forbidden)
     monkeypatch.setattr(parameters, "params_of", forbidden)
     for genes in shuffled(list(answers)):
         assert_same(fashion.laboratory.made(genes).session.run(feed), answers[genes])
         assert len(fashion.laboratory.stock(genes)._forms) <= stock_module.MOULDS
+
+
+def test_means_are_observed_at_once(
+    eager: str, residual: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the recipe alone those it needs, then those of all options."""
+    passes: list[int] = []
+    real = stock_module.means_of
+
+    def counted(model: Any, wanted: Any, *rest: Any) -> Any:
+        passes.append(sum(map(len, wanted.values())))
+        return real(model, wanted, *rest)
+
+    monkeypatch.setattr(stock_module, "means_of", counted)
+    made = world(residual, random_data(), Recipe(target=eager), ("ranges",))
+    for genes in made.drawn(np.random.default_rng(0), 6):
+        assert made.laboratory.made(genes)
+    assert len(passes) == 2
+    assert passes[0] < passes[1]
 
 
 def test_several_at_once(

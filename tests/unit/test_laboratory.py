@@ -20,13 +20,10 @@ from onnxq.recipe import NodeRule, Recipe, TensorRule
 from onnxq.search.emission import Emission
 from onnxq.search.exam import Exam, examined, shuffled
 from onnxq.search.laboratory import (
-    Benchmark,
     Evaluation,
     Laboratory,
     as_dict,
-    evidence_of,
     from_dict,
-    units_of,
 )
 from onnxq.search.trials import measured
 from onnxq.sources import batches_of
@@ -105,9 +102,6 @@ def test_an_evaluation_is_what_the_file_would_score(fashion: World, metric: Metr
     found = fashion.laboratory.evaluate(genes, exam)
     with fashion.drafted(fashion.laboratory.resolved(genes), None) as session:
         near = measured(exam, session, level=0.0)
-        assert evidence_of(session, exam) == evidence_of(
-            fashion.laboratory.made(genes).session, exam
-        )
     assert (found.score, found.cosine, found.sqnr) == (near.score, near.cosine, near.sqnr)
     assert found.noise == pytest.approx(10 ** (-near.sqnr / 10))
     assert found.bits == fashion.laboratory.space.bits(genes)
@@ -126,7 +120,7 @@ def test_what_a_file_takes_is_its_size_but_for_metadata(fashion: World, tmp_path
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_a_hopeless_strategy_is_given_up(fashion: World, metric: Metric) -> None:
     exam = exam_of(fashion, metric)
-    best = Benchmark(units=(metric.best,) * exam.samples, score=metric.best)  # type: ignore[attr-defined]
+    best = (metric.best,) * exam.samples  # type: ignore[attr-defined]
     whole = fashion.laboratory.evaluate(coarse(fashion), exam)
     found = fashion.laboratory.evaluate(coarse(fashion), exam, bar=best)
     assert not found.complete
@@ -142,12 +136,10 @@ def test_a_hopeless_strategy_is_given_up(fashion: World, metric: Metric) -> None
 def test_a_strategy_that_wins_is_seen_whole(fashion: World, metric: Metric) -> None:
     exam = exam_of(fashion, metric)
     found = fashion.laboratory.evaluate(coarse(fashion), exam)
-    easy = Benchmark(units=tuple(each - 0.01 for each in found.units), score=found.score - 0.01)
+    easy = tuple(each - 0.01 for each in found.units)
     again = fashion.laboratory.evaluate(coarse(fashion), exam, bar=easy)
     assert untimed(again) == untimed(found)
-    better = fashion.laboratory.evaluate(
-        zeros(fashion), exam, bar=Benchmark(units=found.units, score=found.score)
-    )
+    better = fashion.laboratory.evaluate(zeros(fashion), exam, bar=found.units)
     assert better.complete
     assert better.score > found.score
 
@@ -156,8 +148,7 @@ def test_all_samples_seen_are_all_samples_seen(fashion: World) -> None:
     """Even of a strategy that is no better in the end."""
     exam = exam_of(fashion, Noise())
     found = fashion.laboratory.evaluate(coarse(fashion), exam)
-    same = Benchmark(units=found.units, score=found.score)
-    assert fashion.laboratory.evaluate(coarse(fashion), exam, bar=same).complete
+    assert fashion.laboratory.evaluate(coarse(fashion), exam, bar=found.units).complete
 
 
 def test_the_worst_output_counts(tmp_path: Path) -> None:
@@ -178,16 +169,10 @@ def test_the_worst_output_counts(tmp_path: Path) -> None:
     assert both["int2"].score == pytest.approx(-(10 ** (-both["int2"].sqnr / 10)))
 
 
-def test_a_bar_of_fewer_samples_stops_nobody(fashion: World) -> None:
-    exam = exam_of(fashion, Noise())
-    short = Benchmark(units=(0.0,) * 4, score=0.0)
-    assert fashion.laboratory.evaluate(coarse(fashion), exam, bar=short).complete
-
-
 def test_latency_is_measured_of_what_is_complete(fashion: World) -> None:
     exam = exam_of(fashion, Noise())
     assert fashion.laboratory.evaluate(zeros(fashion), exam, timed=True).latency > 0
-    bar = Benchmark(units=(0.0,) * exam.samples, score=0.0)
+    bar = (0.0,) * exam.samples
     dropped = fashion.laboratory.evaluate(coarse(fashion), exam, bar=bar, timed=True)
     assert math.isnan(dropped.latency)
 
@@ -288,9 +273,9 @@ def test_nodes_that_would_stay_float_unasked_fail_the_strategy(
 
 def test_units_are_what_is_compared_sample_by_sample(fashion: World) -> None:
     for metric, count in ((Noise(), 3), (Cosine(), 3), (Batchwise(), 1)):
-        exam = replace(exam_of(fashion, metric))
+        exam = exam_of(fashion, metric)
         evidence = exam.evidence(0, exam.references[0])[:3]
-        assert len(units_of(exam, evidence)) == count
+        assert len(exam.units(evidence)) == count
 
 
 EVALUATIONS = [
