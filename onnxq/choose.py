@@ -67,8 +67,8 @@ class Context:
 
     def is_weight_only(self, node: Node) -> bool:
         """Say whether the activations of a node stay float, as asked."""
-        asked = self.rule(node).activations.over(self.recipe.activations)
-        return asked.dtype == FLOAT and self.target.float_activations
+        asked = self.rule(node).activations.dtype or self.recipe.activations.dtype
+        return asked == FLOAT and self.target.float_activations
 
     def result(self, node: Node) -> Tensor:
         """Return a node's output, behind the activation it absorbs."""

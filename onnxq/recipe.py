@@ -403,7 +403,7 @@ def _first(value: Any, other: Any) -> Any:
 
 def _given(rule: TensorRule) -> dict[str, Any]:
     """Return the fields of a rule that are not left open."""
-    return {f.name: v for f in fields(rule) if (v := getattr(rule, f.name)) is not None}
+    return {key: value for key, value in vars(rule).items() if value is not None}
 
 
 def _pruned(value: Any) -> Any:
