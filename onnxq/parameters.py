@@ -32,6 +32,12 @@ class Known:
     stats: dict[tuple[str, str], TensorStats] = field(default_factory=dict)
 
 
+def key_of(params: QuantParams) -> bytes:
+    """Return what tells parameters apart."""
+    kind = f"{params.dtype.name} {params.tile} {params.matrix}"
+    return b"\0".join((kind.encode(), params.scale.tobytes(), params.zero_point.tobytes()))
+
+
 def activation_params(
     plan: Plan, seen: Mapping[str, TensorStats], known: Known | None = None
 ) -> dict[str, QuantParams]:

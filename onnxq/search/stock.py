@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxq import calibration
-from onnxq.correction import corrected, corrected_inputs, means_of
+from onnxq.correction import corrected, corrected_inputs
 from onnxq.drafting import Draft, draft, fit_samples
 from onnxq.emit import emit
 from onnxq.emit.biases import fit_biases
@@ -34,6 +34,7 @@ from onnxq.parameters import (
     Known,
     activation_param,
     activation_params,
+    key_of,
     weight_param,
     weight_params,
 )
@@ -41,6 +42,7 @@ from onnxq.plan import NodePlan, Plan
 from onnxq.planning import plan_model, replanned
 from onnxq.recipe import Recipe
 from onnxq.repairs import corrects
+from onnxq.search.means import Means
 from onnxq.sources import Source
 from onnxq.table import CalibrationTable
 from onnxq.types import Array, QuantParams, QuantSpec, TensorStats
@@ -125,9 +127,9 @@ class Stock:
         self._tables: dict[Groups, CalibrationTable] = {None: table}
         self._known: dict[Groups, Known] = {}
         self._known_weights = Known()
-        self._means: dict[tuple[str, bytes], tuple[Array, Array]] = {}
-        self._foreseen: dict[str, Sequence[QuantSpec]] = {}
-        self._observed: set[Groups] = set()
+        self._means = Means(self.prepared, self._samples, runtime)
+        self._ways: Mapping[str, Sequence[QuantSpec]] = {}
+        self._asked: set[Groups] = set()
         self._pairs: dict[tuple[str, bytes], Values] = {}
         self._codes: dict[tuple[object, ...], Values] = {}  # of weights, which most values share
         self._values: dict[tuple[object, ...], dict[Place, Values]] = {}
@@ -156,7 +158,7 @@ class Stock:
         Args:
             activations: By name.
         """
-        self._foreseen = dict(activations)
+        self._ways = activations
 
     def reference(self) -> Session:
         """Load the float model."""
@@ -265,7 +267,16 @@ class Stock:
         activations = activation_params(plan, seen, self._known.setdefault(groups, Known()))
         weights = weight_params(plan, self._own, self._known_weights)
         corrections = corrects(plan) and bool(self._samples)
-        means = self._channel_means(plan, activations, seen, groups) if corrections else {}
+        means = (
+            self._means.of(
+                corrected_inputs(self.prepared, plan, activations),
+                activations,
+                lambda name: self._foreseen(plan, name, seen, groups),
+            )
+            if corrections
+            else {}
+        )
+        self._asked.add(groups)
         values = {
             node.output: self._node_values(plan, node, activations, weights, means)
             for node in plan.nodes.values()
@@ -295,7 +306,7 @@ class Stock:
         for name, params in activations.items():
             if name in form.places:
                 stored = form.places[name]
-                key = stored.rounding, _spelled(params)
+                key = stored.rounding, key_of(params)
                 if key not in self._pairs:
                     self._pairs[key] = pair_values(params, stored.rounding, packed=packed)
                 yield from zip(stored.names, self._pairs[key], strict=True)
@@ -304,50 +315,15 @@ class Stock:
                 names = form.places[place].names if place in form.places else ()
                 yield from zip(names or (form.biases[output],), arrays, strict=True)
 
-    def _channel_means(
-        self,
-        plan: Plan,
-        activations: Mapping[str, QuantParams],
-        seen: Mapping[str, TensorStats],
-        groups: Groups,
-    ) -> dict[str, tuple[Array, Array]]:
-        """Return what `onnxq.correction.input_means` does, observed once for the same parameters.
-
-        Once it is clear that more than one strategy is asked for, for all that is foreseen.
-        """
-        read = corrected_inputs(self.prepared, plan, activations)
-        keys = {output: _way(name, activations.get(name)) for output, name in read.items()}
-        if any(key not in self._means for key in keys.values()):
-            wanted = {name: [activations.get(name)] for name in read.values()}
-            if groups in self._observed:
-                for name, ways in wanted.items():
-                    ways.extend(self._ways(plan, name, seen, groups))
-            self._observed.add(groups)
-            self._observe(wanted)
-        return {output: self._means[key] for output, key in keys.items()}
-
-    def _ways(
+    def _foreseen(
         self, plan: Plan, name: str, seen: Mapping[str, TensorStats], groups: Groups
     ) -> Iterator[QuantParams]:
-        """Yield the parameters that are foreseen for an activation."""
-        if name not in plan.activations:
-            return
-        leader = plan.activations[plan.activations[name].shares]
-        for spec in self._foreseen.get(leader.name, ()):
-            asked = replace(leader, spec=spec)
-            yield activation_param(asked, seen[leader.name], self._known[groups])
-
-    def _observe(self, wanted: Mapping[str, Sequence[QuantParams | None]]) -> None:
-        """Measure channel means that are not known."""
-        new: dict[str, dict[tuple[str, bytes], QuantParams | None]] = {}
-        for name, ways in wanted.items():
-            each = {_way(name, params): params for params in ways}
-            fresh = {key: params for key, params in each.items() if key not in self._means}
-            new |= {name: fresh} if fresh else {}
-        asked = {name: list(fresh.values()) for name, fresh in new.items()}
-        found = means_of(self.prepared, asked, self._samples, self.runtime)
-        for name, fresh in new.items():
-            self._means |= dict(zip(fresh, found[name], strict=True))
+        """Yield the parameters that are foreseen for an activation, but for the first strategy."""
+        if name in plan.activations and groups in self._asked:
+            leader = plan.activations[plan.activations[name].shares]
+            for spec in self._ways.get(leader.name, ()):
+                asked = replace(leader, spec=spec)
+                yield activation_param(asked, seen[leader.name], self._known[groups])
 
     def _node_values(
         self,
@@ -364,8 +340,8 @@ class Stock:
         mean = means.get(node.output)
         key = (
             *(node.output, node.bias, mean is not None),
-            *(_spelled(params) for params in own.values()),
-            b"" if read is None else _spelled(read),
+            *(key_of(params) for params in own.values()),
+            b"" if read is None else key_of(read),
         )
         if key not in self._values:
             self._values[key] = self._fresh(plan, node, activations, own, mean)
@@ -405,7 +381,7 @@ class Stock:
         self, node: Node, place: tuple[str, int], params: QuantParams, *, packed: bool
     ) -> Values:
         """Return the codes of a weight; they are large, and the same whatever its node reads."""
-        key = place, packed, _spelled(params)
+        key = place, packed, key_of(params)
         if key not in self._codes:
             array = array_of(node.inputs[place[1]])
             self._codes[key] = constant_values(array, params, packed=packed)
@@ -436,17 +412,6 @@ class Stock:
         return _Form(
             mould=Mould(io.sync(model), model.path.parent), places=done.places, biases=biases
         )
-
-
-def _way(name: str, params: QuantParams | None) -> tuple[str, bytes]:
-    """Return what tells a quantized tensor from others."""
-    return name, b"" if params is None else _spelled(params)
-
-
-def _spelled(params: QuantParams) -> bytes:
-    """Return what tells parameters apart."""
-    kind = f"{params.dtype.name} {params.tile} {params.matrix}"
-    return b"\0".join((kind.encode(), params.scale.tobytes(), params.zero_point.tobytes()))
 
 
 def _structure(plan: Plan, corrected_: tuple[str, ...]) -> object:

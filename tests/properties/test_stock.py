@@ -20,6 +20,7 @@ from onnxq.graph.session import Session
 from onnxq.numerics.affine import fake_quantize
 from onnxq.numerics.bias import LARGEST
 from onnxq.recipe import NodeRule, Recipe, TensorRule
+from onnxq.search import means as means_module
 from onnxq.search import stock as stock_module
 from onnxq.search.space import FACTORS, Gene
 from onnxq.search.stock import Stock
@@ -254,8 +255,8 @@ def test_a_whole_model_twice_in_any_order(
 
     for name in ("_fresh", "_moved", "_drafted", "rescaled"):
         monkeypatch.setattr(Stock, name, forbidden)
-    for name in ("means_of", "pair_values"):
-        monkeypatch.setattr(stock_module, name, forbidden)
+    monkeypatch.setattr(means_module, "means_of", forbidden)
+    monkeypatch.setattr(stock_module, "pair_values", forbidden)
     monkeypatch.setattr(parameters, "params_of", forbidden)
     for genes in shuffled(list(answers)):
         assert_same(fashion.laboratory.made(genes).session.run(feed), answers[genes])
@@ -267,13 +268,13 @@ def test_means_are_observed_at_once(
 ) -> None:
     """Of the recipe alone those it needs, then those of all options."""
     passes: list[int] = []
-    real = stock_module.means_of
+    real = means_module.means_of
 
     def counted(model: Any, wanted: Any, *rest: Any) -> Any:
         passes.append(sum(map(len, wanted.values())))
         return real(model, wanted, *rest)
 
-    monkeypatch.setattr(stock_module, "means_of", counted)
+    monkeypatch.setattr(means_module, "means_of", counted)
     made = world(residual, random_data(), Recipe(target=eager), ("ranges",))
     for genes in made.drawn(np.random.default_rng(0), 6):
         assert made.laboratory.made(genes)
