@@ -64,7 +64,7 @@ def anneal(
     from onnxq.search.cooling import Cooling, threshold_of  # noqa: PLC0415
 
     threshold = threshold_of(accept)
-    ready = setup(model, given, asked, search.order_path(given.output))
+    ready = setup(model, given, asked, [search.order_path(given.output)])
     cooling = Cooling(
         swaps=swaps,
         seconds=seconds,

@@ -126,21 +126,31 @@ class Screen:
             self._lines = sys.stdout if self._json else None
             yield
             return
-        from onnxq.errors import OutputError  # noqa: PLC0415
-
+        with self._writing():
+            self._lines = Path(str(self._json)).open("w", encoding="utf-8")  # noqa: SIM115
         try:
-            with Path(str(self._json)).open("w", encoding="utf-8") as self._lines:
-                yield
-        except OSError as error:
-            raise OutputError(f"{self._json}: {error.strerror or error}") from error
+            yield
         finally:
-            self._lines = None
+            lines, self._lines = self._lines, None
+            with self._writing():
+                lines.close()
 
     def event(self, content: Any) -> None:
         """Write one line of JSON, if `events` are written."""
         if self._lines is not None:
-            self._lines.write(json.dumps(content, ensure_ascii=False) + "\n")
-            self._lines.flush()
+            with self._writing():
+                self._lines.write(json.dumps(content, ensure_ascii=False) + "\n")
+                self._lines.flush()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what goes wrong with the JSON into one line."""
+        from onnxq.errors import OutputError  # noqa: PLC0415
+
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"{self._json}: {error.strerror or error}") from error
 
     @contextmanager
     def live(self) -> Iterator[Callable[[Any], None]]:

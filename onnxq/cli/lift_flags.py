@@ -49,7 +49,8 @@ class LiftFlags:
         str | None,
         typer.Option(
             help="Measure the result on this too; by default every fifth sample of --data is held "
-            "out for it. With --auto, --fallback or --max-drop.",
+            "out for it. With --auto, --fallback, --max-drop, and as in the search with "
+            "--strategy.",
             rich_help_panel=options.DATA,
         ),
     ] = None
@@ -96,8 +97,11 @@ class LiftFlags:
         metric = metric_of(self.metric, self.metric_option)
         return lifting if metric is None else replace(lifting, metric=metric)
 
-    def check(self) -> None:
+    def check(self, strategy: str | None) -> None:
         """Refuse flags that mean nothing without others.
+
+        Args:
+            strategy: Of ``--strategy``.
 
         Raises:
             UsageError: There are such.
@@ -113,7 +117,7 @@ class LiftFlags:
             raise UsageError("--best-effort is about what --fallback cannot reach: give both")
         if self.max_drop is None and (self.metric or self.metric_option or self.labels):
             raise UsageError("--metric, --metric-option and --labels are what --max-drop counts in")
-        if self.eval_data is not None and not self.searches:
+        if self.eval_data is not None and not (self.searches or strategy):
             raise UsageError("--eval-data measures what --auto, --fallback or --max-drop asks for")
 
     @property
@@ -122,13 +126,14 @@ class LiftFlags:
         return [f"labels={self.labels}"] if self.labels else []
 
     def samples(
-        self, source: "Source | None", evaluation: "Source | None"
+        self, source: "Source | None", evaluation: "Source | None", strategy: str | None
     ) -> "tuple[Source, Source] | None":
         """Return the samples to choose on and those to measure on; None for those of the table.
 
         Args:
             source: Of ``--data``.
             evaluation: Of ``--eval-data``; beside a table it is parted alone.
+            strategy: Of ``--strategy``; what it rescales is observed as the search did.
 
         Raises:
             CalibrationError: There are none with labels, and a metric needs them.
@@ -136,7 +141,7 @@ class LiftFlags:
         from onnxq.errors import CalibrationError  # noqa: PLC0415
         from onnxq.search.samples import parts  # noqa: PLC0415
 
-        if self.searches and source is not None:
+        if (self.searches or strategy) and source is not None:
             return parts(source, evaluation)
         if self.searches and evaluation is not None:
             return parts(evaluation, None)

@@ -45,8 +45,8 @@ def quantize(
         str | None,
         typer.Option(
             metavar="CODE",
-            help="What onnxq search found: the same model, given the table and the recipe that "
-            "were searched with.",
+            help="What onnxq search found: the same model, given the table, the recipe and the "
+            "data that were searched with.",
         ),
     ] = None,
     max_opset: Annotated[
@@ -81,7 +81,7 @@ def quantize(
     from onnxq.report.plain import quantized_dict  # noqa: PLC0415
     from onnxq.results import SIDECARS  # noqa: PLC0415
 
-    given.check()
+    given.check(strategy)
     _check(calib, data, groups, strategy)
     own = [
         output.with_name(f"{output.name}{suffix}")
@@ -104,7 +104,7 @@ def quantize(
         source_of(path, *more, (batch_size, most, None)) if path else None
         for path, most in ((data, samples), (given.eval_data, None))
     )
-    parted = given.samples(source, other)
+    parted = given.samples(source, other, strategy)
     lifting = given.lifting(max_opset) if given.searches else None
     source = parted[0] if parted else source
     if given.auto and source is None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -115,8 +115,8 @@ class HuntFlags:
         """Return the folder of what was evaluated."""
         return self.store or output.with_name(f"{output.name}.search")
 
-    def searching(self, given: SearchFlags, metric: Any) -> "Searching":
-        """Return what the flags ask for.
+    def searching(self, given: SearchFlags) -> "Searching":
+        """Return what the flags ask for, but for the metric.
 
         Raises:
             UsageError: They mean nothing together.
@@ -135,7 +135,6 @@ class HuntFlags:
         budget = seconds_of(self.budget or "10m", "--budget") if self.budget or not ends else None
         factors = tuple(each.strip() for each in self.factors.split(",")) if self.factors else None
         return Searching(
-            metric=metric,
             objectives=tuple(self.objective or (["size"] if bound else ["quality"])),
             bounds=Bounds(min_cosine=self.min_cosine, max_drop=self.max_drop) if bound else None,
             best_effort=self.best_effort,
@@ -178,26 +177,28 @@ def search(
     from dataclasses import replace  # noqa: PLC0415
 
     from onnxq.calibrating import Collection  # noqa: PLC0415
-    from onnxq.cli.common import check_order, metric_of  # noqa: PLC0415
+    from onnxq.cli.common import check_order  # noqa: PLC0415
     from onnxq.cli.search_flags import setup  # noqa: PLC0415
     from onnxq.cli.search_screen import watched  # noqa: PLC0415
-    from onnxq.files import check_target  # noqa: PLC0415
-    from onnxq.metrics.unlabelled import Noise  # noqa: PLC0415
     from onnxq.search import evolve  # noqa: PLC0415
+    from onnxq.search.store import check_unused  # noqa: PLC0415
     from onnxq.search.tune import recipe_path  # noqa: PLC0415
 
-    metric = metric_of(given.metric, given.metric_option) or Noise()
-    searching = hunt.searching(given, metric)
-    folder = hunt.folder(given.output)
+    searching, folder = hunt.searching(given), hunt.folder(given.output)
     kept = folder / evolve.TABLE
-    if given.calib is None and kept.exists() and (given.resume or searching.shared):
+    going_on = given.resume or searching.shared
+    if given.calib is None and kept.exists() and going_on:
         given = replace(given, calib=kept)
-    if hunt.html is not None:
-        check_target(hunt.html, [model, given.output])
+    if not (going_on or hunt.show_space):
+        check_unused(folder)
     ready = setup(
-        *(model, given, asked, recipe_path(given.output), check_order),
+        *(model, given, asked),
+        [recipe_path(given.output), *([hunt.html] if hunt.html else [])],
+        check_order,
         collection=Collection(groups=GROUPS, keep_samples=KEPT),
+        metric=searching.metric,
     )
+    searching = replace(searching, metric=ready.metric)
     if hunt.show_space:
         _show(ready, model, searching)
         return

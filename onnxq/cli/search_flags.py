@@ -10,7 +10,7 @@ from onnxq.cli import options
 from onnxq.cli.recipe_flags import RecipeFlags
 
 if TYPE_CHECKING:  # heavy, and not every command searches
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from onnxq.calibrating import Collection
     from onnxq.cli.console import Screen
@@ -72,7 +72,7 @@ class SearchFlags:
         bool,
         typer.Option(
             "--resume",
-            help="Go on from the checkpoint of an interrupted run.",
+            help="Go on from where an interrupted run was.",
             rich_help_panel=SEARCH,
         ),
     ] = False
@@ -82,7 +82,9 @@ class SearchFlags:
     workers: Annotated[
         int,
         typer.Option(
-            min=0, help="Batches to run at once; 0: one a core.", rich_help_panel=options.RUN
+            min=0,
+            help="Batches, or candidates, to run at once; 0: one a core.",
+            rich_help_panel=options.RUN,
         ),
     ] = 0
     provider: options.Provider = "cpu"
@@ -123,10 +125,11 @@ def setup(
     model: Path,
     given: SearchFlags,
     asked: RecipeFlags,
-    beside: Path,
+    beside: "Sequence[Path]",
     check: "Callable[[Recipe], None]" = lambda _: None,
     *,
     collection: "Collection | None" = None,
+    metric: "Metric | None" = None,
 ) -> Setup:
     """Check what the flags say, and calibrate where no table is given.
 
@@ -134,9 +137,10 @@ def setup(
         model: The float model.
         given: The flags of the search.
         asked: The flags of the recipe.
-        beside: What the command writes beside the model.
+        beside: What else the command writes.
         check: Refuses what of the recipe means nothing to the command.
         collection: What to calibrate; by default what the recipe needs.
+        metric: What to improve where no flag says it; by default cosine.
     """
     from onnxq.cli.common import (  # noqa: PLC0415
         metric_of,
@@ -157,12 +161,17 @@ def setup(
     files = given.data, given.eval_data, given.calib, asked.recipe, order
     read = [Path(each) for each in files if each]
     written = [output.with_name(f"{output.name}{suffix}") for suffix in ("", ".data", *SIDECARS)]
-    written += [beside, given.checkpoint]
+    written += [given.checkpoint]
     screen = Screen(
-        quiet=given.quiet, verbose=given.verbose, to=given.json, beside=[model, *read, *written]
+        quiet=given.quiet,
+        verbose=given.verbose,
+        to=given.json,
+        beside=[model, *read, *written, *beside],
     )
     for target in written:
         check_target(target, [model, *read])
+    for number, target in enumerate(beside):
+        check_target(target, [model, *read, *written, *beside[:number]])
     recipe = recipe_of(asked)
     check(recipe)
     runtime = runtime_of(given.provider, given.threads, given.custom_ops)
@@ -177,14 +186,14 @@ def setup(
         else None
     )
     data = parts(source, other)
-    metric = metric_of(given.metric, given.metric_option) or Cosine()
+    improved = metric_of(given.metric, given.metric_option) or metric or Cosine()
     table = table_of(
         *(screen, model, given.calib, data[0], recipe, runtime),
         every=collection is not None,
         collection=collection,
     )
     return Setup(
-        screen=screen, recipe=recipe, runtime=runtime, data=data, metric=metric, table=table
+        screen=screen, recipe=recipe, runtime=runtime, data=data, metric=improved, table=table
     )
 
 

@@ -57,7 +57,7 @@ def tune(
     from onnxq.search import tune as search  # noqa: PLC0415
     from onnxq.search.settings import Tuning  # noqa: PLC0415
 
-    ready = setup(model, given, asked, search.recipe_path(given.output), check_order)
+    ready = setup(model, given, asked, [search.recipe_path(given.output)], check_order)
     tuning = Tuning(
         metric=ready.metric,
         over=over,

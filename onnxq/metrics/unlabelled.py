@@ -68,10 +68,15 @@ class Noise:
         signal, noise = sums[:, 0], sums[:, 1]
         return 0.0 - float((noise / np.where(signal > 0, signal, 1.0)).max())
 
-    def units(self, evidence: Sequence[Any]) -> list[float]:
-        """Return what to compare sample by sample: minus the noise, over the mean signal."""
+    def units(self, evidence: Sequence[Any], whole: Sequence[Any] | None = None) -> list[float]:
+        """Return what to compare sample by sample: minus the noise, over the mean signal.
+
+        Args:
+            evidence: Of some samples.
+            whole: Of all, for the mean signal; by default of those.
+        """
         powers_ = np.array(evidence, np.float64)
-        signal = powers_[..., 0].mean(axis=0)
+        signal = np.array(evidence if whole is None else whole, np.float64)[..., 0].mean(axis=0)
         found = powers_[..., 1] / np.where(signal > 0, signal, 1.0)
         rows: list[float] = (0.0 - found.max(axis=1)).tolist()
         return rows

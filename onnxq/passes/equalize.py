@@ -193,6 +193,8 @@ def _cut(model: Model, names: Names, place: Place, factors: Array) -> None:
     read, result = place.node.inputs[0], place.node.outputs[0]
     ends = [(op, end) for op, end in zip(("Max", "Min"), activation_bounds(place.node), strict=True)
             if np.isfinite(end)]  # fmt: skip
+    nodes = model.graph.nodes
+    at = next(number for number, node in enumerate(nodes) if node is place.node)
     set_inputs(place.node, [])
     place.node.outputs.clear()
     remove_nodes(model, [place.node])
@@ -204,5 +206,5 @@ def _cut(model: Model, names: Names, place: Place, factors: Array) -> None:
             values = (end / factors).astype(np.float32)
             inputs.append(constant(names.new(f"{result.name}_{op.lower()}_end"), values))
         node = Node(op if end else "Relu", f"{after.name}_{op}", inputs=inputs, outputs=[after])
-        model.graph.nodes.append(node)
+        nodes.insert(at + number, node)
         read = after

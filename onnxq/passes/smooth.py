@@ -211,6 +211,7 @@ def _insert(
     after = Variable(name_after(names, tensor, SUFFIX, factors))
     inverse = constant(names.new(f"{tensor.name}_inverse"), (1 / factors).astype(np.float32))
     node = Node("Mul", f"{after.name}_Mul", inputs=[tensor, inverse], outputs=[after])
-    model.graph.nodes.append(node)
+    nodes = model.graph.nodes  # whoever copies the model finds the same order
+    nodes.insert(min(i for i, each in enumerate(nodes) if any(each is r for r in readers)), node)
     for reader in readers:
         set_inputs(reader, [after, *reader.inputs[1:]])

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from onnxq import pipeline, table_file
-from onnxq.errors import ModelError, QualityError, RecipeError
+from onnxq.errors import Interrupted, ModelError, OnnxqError, QualityError, RecipeError
 from onnxq.files import check_target
 from onnxq.graph import io
 from onnxq.graph.session import Runtime, Session
@@ -79,7 +79,7 @@ def evolve(  # noqa: PLR0913 - like quantize, and how to search
     reference = Session(model, runtime)
     kept, held = (read(source, reference) for source in data)
     others = examined(reference, held, searching.metric)
-    others.evidence(0, others.references[0])  # what does not fit is refused before the work
+    float_score(others)  # what does not fit is refused before the work
     exam = examined(reference, shuffled(kept, searching.seed), searching.metric)
     laboratory = opened(model, table, recipe, searching, data[0], runtime)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -196,10 +196,11 @@ def _finished(
     model, table, output = asked
     records = hunt.records
     laboratory, searching = records.laboratory, records.searching
-    best = _best(records, output)
+    best = _best(hunt, output)
     groups = laboratory.space.groups(best.genes)
     recipe = laboratory.resolved(best.genes)
-    others = {"default": records.rows[0], "uniform": hunt.uniform}
+    default = records.seen[(0,) * len(best.genes)]
+    others = {"default": default, "uniform": hunt.uniform}
     front = _spread(records.front(), best)
     held, gains = _held_out(laboratory, exams[1], best, others, front)
     if laboratory.source is not None:
@@ -223,7 +224,7 @@ def _finished(
         rows=tuple(records.rows),
         generations=tuple(hunt.generations),
         chosen=held[best.genes],
-        default=held[others["default"].genes],
+        default=held[default.genes],
         uniform=held[others["uniform"].genes],
         front=tuple(held[row.genes] for row in front),
         shares=hunt.shares(best.genes),
@@ -235,17 +236,23 @@ def _finished(
     )
 
 
-def _best(records: Records, output: Path) -> Row:
+def _best(hunt: Hunt, output: Path) -> Row:
     """Return the best strategy there is; refuse if there is none that may be written."""
+    records = hunt.records
     rows, bounds = records.complete(), records.searching.bounds
+    why: OnnxqError
     if not rows:
-        failed = next((row.found.error for row in records.rows if row.found.error), "")
-        raise ModelError(f"no strategy could be evaluated{': ' if failed else ''}{failed}")
-    best = records.best(rows)
-    if bounds is not None and not (records.holds(best) or records.searching.best_effort):
+        failed = next((f": {row.found.error}" for row in records.rows if row.found.error), "")
+        why = ModelError(f"no strategy could be evaluated{failed}")
+    else:
+        best = records.best(rows)
+        if bounds is None or records.holds(best) or records.searching.best_effort:
+            return best
         near = bounds.spelled(records.measured(best), records.searching.metric.name)
-        raise QualityError(f"{output}: {near}, the nearest strategy found: nothing written")
-    return best
+        why = QualityError(f"{output}: {near}, the nearest strategy found: nothing written")
+    if hunt.interrupted:
+        raise Interrupted(f"{why}; --resume goes on")
+    raise why
 
 
 def _held_out(

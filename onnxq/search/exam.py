@@ -61,7 +61,7 @@ class Exam:
         """Return the scores of a batch: of its samples if they have any, else one of them all."""
         units = getattr(self.metric, "units", None)
         if units is not None:
-            return np.array(units(evidence), np.float64)
+            return np.array(units(evidence, self.perfect), np.float64)
         if by_sample(evidence):
             return np.array(evidence, np.float64)
         return np.array([self.metric.score(evidence)])
@@ -75,16 +75,22 @@ class Exam:
             wanted: The mean gain that must be exceeded.
         """
         rest = before[len(units) :]
-        single = len(before) == self.samples and self._scores_samples
+        scored_ = hasattr(self.metric, "units") or by_sample(self.perfect)
+        single = scored_ and len(before) == self.samples
         best = getattr(self.metric, "best", math.inf) if single else math.inf
         room: Array = np.full(rest.shape, best) - rest
         return is_hopeless(units - before[: len(units)], room, wanted)
 
     @cached_property
-    def _scores_samples(self) -> bool:
-        """Whether samples have scores, and so a best one."""
-        found = self.evidence(0, self.references[0])
-        return hasattr(self.metric, "units") or by_sample(found)
+    def perfect(self) -> list[Any]:
+        """What the metric finds in the float model's own answers to all samples.
+
+        Raises:
+            RecipeError: The metric does not fit the outputs.
+            CalibrationError: The labels are missing or do not fit, or the metric fails.
+        """
+        numbered = enumerate(self.references)
+        return [item for number, outputs in numbered for item in self.evidence(number, outputs)]
 
 
 def by_sample(evidence: Sequence[Any]) -> bool:

@@ -30,8 +30,7 @@ HOLDS = 0.5  # rank correlation above which predictions choose
 INNER = 15  # generations of offspring that are predicted for one that is evaluated
 LITTER = 256  # offspring in each of them
 LEARNED = 768  # evaluations the additive model learns from at most: survivors and the latest
-SHARE = 0.25  # of the evaluations allowed: for uniform strategies, and again for single changes
-MANY = 10_000  # evaluations allowed where only time limits them
+SHARE = 0.25  # of the evaluations allowed: for uniform strategies, and again for what is learned
 UNIFORM = ("default", "uniform")
 WHOLE = (*UNIFORM, "global")
 
@@ -67,6 +66,7 @@ class Hunt:
             self.interrupted = True
         finally:
             self.records.close()
+        self.records.recall()
 
     @property
     def uniform(self) -> Row:
@@ -147,8 +147,9 @@ class Hunt:
 
     @property
     def _share(self) -> int:
-        """How many evaluations a part of the preparations may take."""
-        return max(int((self._how.evaluations or MANY) * SHARE), 1)
+        """How many evaluations a part of the preparations may take: so many, or one a gene."""
+        allowed = self._how.evaluations
+        return len(self._space.genes) if allowed is None else max(int(allowed * SHARE), 1)
 
     def _global(self) -> Iterator[Genes]:
         """Yield the best uniform strategy with one other choice about the whole model."""

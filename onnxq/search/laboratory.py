@@ -58,6 +58,11 @@ class Evaluation:
     error: str = ""
 
     @property
+    def is_given_up(self) -> bool:
+        """Whether it might have been run on more samples."""
+        return not (self.complete or self.error)
+
+    @property
     def noise(self) -> float:
         """Noise over signal of the worst output."""
         return float(10 ** (-self.sqnr / 10))
@@ -128,11 +133,12 @@ class Laboratory:
         Raises:
             OnnxqError: Of any kind: it does not fit the model.
         """
-        recipe = self.resolved(genes)
-        made = self.stock(genes).made(recipe, self.space.groups(genes))
-        lifted = any(option.lifts for _, option in self.space.chosen(genes))
-        lost = self._computing(self._stock.plan) - self._computing(made.plan)
-        if lost and not lifted:  # or the best ranges were those that nothing can be quantized with
+        recipe, stock = self.resolved(genes), self.stock(genes)
+        made = stock.made(recipe, self.space.groups(genes))
+        lifts = any(option.lifts for _, option in self.space.chosen(genes))
+        asked = stock.asked(recipe) if lifts else self._stock.plan
+        lost = self._computing(asked) - self._computing(made.plan)
+        if lost:  # or the best ranges were those that nothing can be quantized with
             raise ModelError(f"{len(lost)} nodes would stay float, {min(lost)} is one")
         return made
 

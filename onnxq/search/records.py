@@ -21,7 +21,7 @@ from onnxq.search.laboratory import Evaluation, Laboratory, as_dict, from_dict
 from onnxq.search.searching import Generation, Row, Searching
 from onnxq.search.space import Genes
 from onnxq.search.store import Store
-from onnxq.search.strategy import encode
+from onnxq.search.strategy import decode, encode
 from onnxq.search.trials import Measured
 from onnxq.types import Array
 
@@ -66,15 +66,25 @@ class Records:
         self._space = laboratory.space
         self._begun = time.monotonic()
         self._stop = Event()
+        self._before = list(store.results())
         self.seen: dict[Genes, Row] = {}
         self.rows: list[Row] = []
         self.now = Generation(limit=searching.evaluations, budget=searching.budget)
-        self._pool = ThreadPoolExecutor(searching.workers or os.cpu_count() or 1)
+        alone = "latency" in searching.objectives  # others would be measured along
+        self._pool = ThreadPoolExecutor(1 if alone else searching.workers or os.cpu_count() or 1)
 
     def close(self) -> None:
         """Evaluate nothing more; what is under way is finished."""
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
+
+    def recall(self) -> None:
+        """Take what was evaluated before, by a run with another budget, and not met again."""
+        self.show(name="what was evaluated before", closed=False)
+        for code in self._before:
+            genes, found = decode(self._space, code), self._store.result(code)
+            if genes not in self.seen and found is not None:
+                self._take(genes, from_dict(found), "before" if any(genes) else "default")
 
     def complete(self) -> list[Row]:
         """Return what was evaluated on all samples."""
@@ -164,30 +174,28 @@ class Records:
         def evaluate(genes: Genes) -> Evaluation | None:
             """Evaluate one, or look it up; None where another process is at it."""
             code = encode(self._space, genes)
-            return self._stored(
-                code,
-                lambda: self.laboratory.evaluate(genes, self._exam, bar=bars[genes], timed=timed),
-            )
+            known = self._store.result(code)
+            stored = None if known is None else from_dict(known)
+            if stored is not None and not (bars[genes] is None and stored.is_given_up):
+                return stored
+            if self.is_stopped() or not (known or self._store.claim(code)):
+                return None
+            begun = time.monotonic()
+            found = self.laboratory.evaluate(genes, self._exam, bar=bars[genes], timed=timed)
+            found = replace(found, seconds=time.monotonic() - begun)
+            self._store.add({"code": code, **as_dict(found)})
+            return found
 
-        first = list(self._pool.map(evaluate, wanted))
-        for genes, found in zip(wanted, first, strict=True):
+        for genes, first in zip(wanted, self._pool.map(evaluate, wanted), strict=True):
+            found = first
             while found is None and not self.is_stopped():
                 time.sleep(WAIT)
-                found = evaluate(genes)  # noqa: PLW2901 - what the other process found, by now
+                found = evaluate(genes)  # what the other process found, by now
             if found is not None:
                 self._take(genes, found, origins if isinstance(origins, str) else origins[genes])
-
-    def _stored(self, code: str, evaluate: Callable[[], Evaluation]) -> Evaluation | None:
-        """Return the result of a strategy from the store, or evaluate and store it."""
-        known = self._store.result(code)
-        if known is not None:
-            return from_dict(known)
-        if self.is_stopped() or not self._store.claim(code):
-            return None
-        begun = time.monotonic()
-        found = replace(evaluate(), seconds=time.monotonic() - begun)
-        self._store.add({"code": code, **as_dict(found)})
-        return found
+            if self._is_reached():
+                self._stop.set()
+                return
 
     def _take(self, genes: Genes, found: Evaluation, origin: str) -> None:
         """Note what came of a strategy."""
@@ -230,7 +238,7 @@ class Records:
         return (self.searching.evaluations or ENDLESS) - len(self.rows)
 
     def is_stopped(self) -> bool:
-        """Say whether nothing more shall be evaluated: the time is up, or it was closed."""
+        """Say whether nothing more shall be evaluated: the time is up, or the target reached."""
         budget = self.searching.budget
         late = budget is not None and time.monotonic() - self._begun > budget
         return late or self._stop.is_set()
@@ -239,5 +247,9 @@ class Records:
         """Say whether the search has come to its end after so many generations."""
         how = self.searching
         bred = how.generations is not None and generations >= how.generations
-        reached = how.target is not None and self.now.best >= how.target
-        return bred or reached or self.left <= 0 or self.is_stopped()
+        return bred or self.left <= 0 or self.is_stopped()
+
+    def _is_reached(self) -> bool:
+        """Say whether a strategy is as good as was asked for."""
+        target = self.searching.target
+        return target is not None and self.now.best >= target

@@ -109,7 +109,7 @@ class Row:
         genes: The strategy.
         code: The same, see `onnxq.search.strategy`.
         origin: ``default``, ``uniform``, ``global``, ``probe``, ``screened``, ``scout``,
-            ``offspring`` or ``random``.
+            ``offspring``, ``random``, or ``before`` where only a run before this one met it.
         found: What came of it.
         seconds: When, since the search began.
     """

@@ -38,7 +38,7 @@ from onnxq.parameters import (
     weight_param,
     weight_params,
 )
-from onnxq.plan import NodePlan, Plan
+from onnxq.plan import NodePlan, Plan, resolve
 from onnxq.planning import plan_model, replanned
 from onnxq.recipe import Recipe
 from onnxq.repairs import corrects
@@ -169,6 +169,14 @@ class Stock:
         """Names of the weights that are quantized."""
         nodes = self.plan.nodes.values()
         return list(dict.fromkeys(weight.name for node in nodes for weight in node.weights))
+
+    def asked(self, recipe: Recipe) -> Plan:
+        """Plan a recipe whatever was seen of the tensors.
+
+        Raises:
+            OnnxqError: Of any kind: the recipe does not fit.
+        """
+        return resolve(self.prepared, self.plan.target, recipe)
 
     def planned(self, recipe: Recipe, groups: Groups = None) -> Plan:
         """Plan a recipe.

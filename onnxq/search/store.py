@@ -77,13 +77,9 @@ class Store:
                 f"{self.folder}: of a search with another {different}; name another --store, or "
                 "delete it to begin anew"
             )
-        count = len(self.results())
-        if count and not go_on:
-            raise OutputError(
-                f"{self.folder} holds {count} strategies evaluated before: --resume goes on with "
-                "them; delete it to begin anew"
-            )
-        return count
+        if not go_on:
+            check_unused(self.folder)
+        return len(self.results())
 
     def results(self) -> Mapping[str, dict[str, Any]]:
         """Return all results there are by now, by code, in the order they were first seen here."""
@@ -156,13 +152,28 @@ class Store:
     def _is_taken_over(self, claim: Path) -> bool:
         """Take a claim that whoever made it has not come back to; say whether it was one."""
         try:
-            slowest = max((r.get("seconds", 0.0) for r in self._known.values()), default=0.0)
+            known = list(self._known.values())  # other threads add to it
+            slowest = max((each.get("seconds", 0.0) for each in known), default=0.0)
             if time.time() - claim.stat().st_mtime <= max(self._patience, SLOWER * slowest):
                 return False
             os.utime(claim)
         except OSError:  # it was released this moment
             return False
         return True
+
+
+def check_unused(folder: Path) -> None:
+    """Refuse a folder that holds results.
+
+    Raises:
+        OutputError: It does.
+    """
+    count = len(list((folder / "results").glob("*.json")))
+    if count:
+        raise OutputError(
+            f"{folder} holds {count} strategies evaluated before: --resume goes on with them; "
+            "delete it to begin anew"
+        )
 
 
 def _name(code: str) -> str:

@@ -35,8 +35,8 @@ def factors_of(code: str) -> tuple[str, ...]:
         RecipeError: It is no code.
     """
     mask = int(_parts(code)[0], 36)
-    if mask >= 1 << len(FACTORS):
-        raise RecipeError(f"strategy {code!r}: of a newer version of onnxq")
+    if not 0 < mask < 1 << len(FACTORS):
+        raise RecipeError(f"strategy {code!r}: opens nothing that this version of onnxq knows")
     return tuple(name for bit, name in enumerate(FACTORS) if mask >> bit & 1)
 
 

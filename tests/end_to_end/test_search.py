@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +159,7 @@ def test_nothing_evaluated_is_lost_by_a_kill(
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 8
     assert "--resume" in refused.output
+    assert "calibrate" not in refused.output, "nothing is done before"
     assert CliRunner().invoke(app, [*command, "--resume"]).exit_code == 0
     assert output.read_bytes() == found[0].read_bytes()
     assert {name: (results / name).read_bytes() for name in kept} == kept
@@ -228,6 +230,26 @@ def test_random_search_evaluates_as_many(asked: list[str], tmp_path: Path) -> No
     assert origins == ["default"] + ["random"] * 7
 
 
+def test_a_run_with_another_budget_loses_nothing(
+    asked: list[str], found: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    output = tmp_path / "best.onnx"
+    shutil.copytree(found[0].with_name("best.onnx.search"), tmp_path / "best.onnx.search")
+    result = searched(output, asked, "--resume", "--evaluations", "8")
+    assert len(result["evaluations"]) == 44
+    assert result["chosen"]["code"] == found[1]["chosen"]["code"]
+    assert output.read_bytes() == found[0].read_bytes()
+
+
+def test_generations_come_soon_and_a_target_ends_all(asked: list[str], tmp_path: Path) -> None:
+    flags = ["--factors", "samples,repairs", "--generations", "1"]
+    result = searched(tmp_path / "g.onnx", asked, *flags)
+    assert len(result["generations"]) == 1
+    assert len(result["evaluations"]) < 60
+    flags = ["--target-metric", "-1", "--evaluations", "30"]
+    assert len(searched(tmp_path / "t.onnx", asked, *flags)["evaluations"]) == 1
+
+
 def test_fitness_of_labels_and_outputs(tmp_path: Path) -> None:
     flags = ["--metric", "fitness", "--metric-option", "weight=0.5", "--evaluations", "1"]
     labelled = ["--data", str(DATA), "--samples", "60", "--factors", "repairs"]
@@ -248,6 +270,8 @@ def test_fitness_of_labels_and_outputs(tmp_path: Path) -> None:
         (["--best-effort", "--evaluations", "5"], 2, "give --min-cosine"),
         (["--metric", "recognition", "--evaluations", "5"], 5, "recognition"),
         (["--html", str(MODEL), "--evaluations", "5"], 8, "input"),
+        (["--html", str(DATA), "--evaluations", "5"], 8, "input"),
+        (["--html", "a.html", "--json", "a.html", "--evaluations", "5"], 8, "a.html"),
     ],
 )
 def test_what_means_nothing_is_refused_in_one_line(

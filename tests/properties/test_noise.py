@@ -84,6 +84,16 @@ def test_the_units_of_a_batch_average_to_its_score(pair: Pair) -> None:
     assert np.mean(units) == pytest.approx(Noise().score(evidence))
 
 
+@given(pairs(), st.integers(0, 6))
+def test_the_units_of_all_batches_average_to_the_score(pair: Pair, at: int) -> None:
+    assume(similarity(*pair).signal)
+    whole = Noise().evidence(answered({"y": pair}))
+    units = [
+        unit for part in (whole[:at], whole[at:]) if part for unit in Noise().units(part, whole)
+    ]
+    assert np.mean(units) == pytest.approx(Noise().score(whole))
+
+
 @given(st.integers(1, 6).flatmap(lambda rows: st.lists(pairs(rows), min_size=2, max_size=3)))
 def test_units_are_no_better_than_the_worst_output(drawn: list[Pair]) -> None:
     outputs = {f"y{number}": pair for number, pair in enumerate(drawn)}

@@ -19,9 +19,11 @@ from onnxq.errors import NothingToQuantizeError, UsageError
 from onnxq.graph.session import Session
 from onnxq.numerics.affine import fake_quantize
 from onnxq.numerics.bias import LARGEST
+from onnxq.observing import completed
 from onnxq.recipe import NodeRule, Recipe, TensorRule
 from onnxq.search import means as means_module
 from onnxq.search import stock as stock_module
+from onnxq.search.emission import Emission
 from onnxq.search.space import FACTORS, Gene
 from onnxq.search.stock import Stock
 from onnxq.sources import batches_of
@@ -290,6 +292,25 @@ def test_several_at_once(
         made = pool.map(lambda genes: fashion.laboratory.made(genes).session.run(feed), wanted)
         for genes, found in zip(wanted, made, strict=True):
             assert_same(found, answers[genes])
+
+
+def test_what_was_run_is_the_file(fashion: World, tmp_path: Path) -> None:
+    """Node by node and constant by constant, in order; what it says of itself is the file's."""
+    names = [gene.name for gene in fashion.laboratory.space.genes]
+    for value in range(4):
+        genes = tuple(value * (name == "rescale") for name in names)
+        recipe, stock = fashion.laboratory.resolved(genes), fashion.laboratory.stock(genes)
+        cast: list[onnx.ModelProto] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stock_module, "Session", lambda proto, _, cast=cast: cast.append(proto))
+            stock.made(recipe)
+        table = completed(SAMPLE, fashion.table, recipe, fashion.source, RUNTIME)
+        Emission.of(draft(SAMPLE, table, recipe, runtime=RUNTIME), tmp_path / "model.onnx")
+        written = onnx.load(tmp_path / "model.onnx").graph
+        assert list(cast[0].graph.node) == list(written.node)
+        assert (
+            initializers(cast[0]).keys() == initializers(onnx.load(tmp_path / "model.onnx")).keys()
+        )
 
 
 def disturbed(made: World, gene: Gene) -> Array:

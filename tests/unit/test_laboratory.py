@@ -259,15 +259,18 @@ def test_a_strategy_that_leaves_nothing_to_quantize_fails(unnamed: World) -> Non
     assert "nothing to quantize" in found.error
 
 
+@pytest.mark.parametrize("lifted", [False, True])
 def test_nodes_that_would_stay_float_unasked_fail_the_strategy(
-    unnamed: World, monkeypatch: pytest.MonkeyPatch
+    unnamed: World, monkeypatch: pytest.MonkeyPatch, *, lifted: bool
 ) -> None:
-    whole = unnamed.laboratory.made(zeros(unnamed))
+    names = [gene.name for gene in unnamed.laboratory.space.genes]
+    genes = tuple(int(lifted and name == "Conv(a)") for name in names)
+    whole = unnamed.laboratory.made(genes)
     nodes = {k: replace(n, quantized=False) for k, n in whole.plan.nodes.items() if n.op == "Gemm"}
     fewer = replace(whole, plan=replace(whole.plan, nodes={**whole.plan.nodes, **nodes}))
-    stock = unnamed.laboratory.stock(zeros(unnamed))
+    stock = unnamed.laboratory.stock(genes)
     monkeypatch.setattr(type(stock), "made", lambda *_: fewer)
-    found = unnamed.laboratory.evaluate(zeros(unnamed), exam_of(unnamed, Noise()))
+    found = unnamed.laboratory.evaluate(genes, exam_of(unnamed, Noise()))
     assert found.error == "1 nodes would stay float, Gemm(y) is one"
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,19 @@ def test_a_folder_that_another_process_is_about_to_open_is_none_of_something_els
         (tmp_path / name).mkdir()
     assert Store(tmp_path).open(ABOUT, go_on=True) == 0
     assert json.loads((tmp_path / "search.json").read_text()) == ABOUT
+
+
+def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.open({}, go_on=False)
+    assert store.claim("busy")
+    with ThreadPoolExecutor(2) as pool:
+        added = pool.submit(
+            lambda: [store.add({"code": f"c{i}", "seconds": 1.0}) for i in range(400)]
+        )
+        while not added.done():
+            assert not store.claim("busy")
+        added.result()
 
 
 def test_results_are_not_used_unasked(tmp_path: Path) -> None:
