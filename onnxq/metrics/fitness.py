@@ -50,7 +50,7 @@ class Fitness:
             return found
         return found + self.weight * self._task().score([item for item, _ in evidence])
 
-    def units(self, evidence: Sequence[Any], whole: Sequence[Any] | None = None) -> list[float]:  # noqa: ARG002 - one call for all
+    def units(self, evidence: Sequence[Any]) -> list[float]:
         """Return what to compare sample by sample; without the metric where it has no scores."""
         single = all(isinstance(item, Real) for item, _ in evidence)
         tasks = [float(item) if single else 0.0 for item, _ in evidence]

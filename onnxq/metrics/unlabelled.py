@@ -68,16 +68,20 @@ class Noise:
         signal, noise = sums[:, 0], sums[:, 1]
         return 0.0 - float((noise / np.where(signal > 0, signal, 1.0)).max())
 
-    def units(self, evidence: Sequence[Any], whole: Sequence[Any] | None = None) -> list[float]:
+    def signal(self, evidence: Sequence[Any]) -> Array:
+        """Return the mean signal of each output."""
+        found: Array = np.array(evidence, np.float64)[..., 0].mean(axis=0)
+        return found
+
+    def units(self, evidence: Sequence[Any], signal: Array | None = None) -> list[float]:
         """Return what to compare sample by sample: minus the noise, over the mean signal.
 
         Args:
             evidence: Of some samples.
-            whole: Of all, for the mean signal; by default of those.
+            signal: Of all; by default of those.
         """
-        powers_ = np.array(evidence, np.float64)
-        signal = np.array(evidence if whole is None else whole, np.float64)[..., 0].mean(axis=0)
-        found = powers_[..., 1] / np.where(signal > 0, signal, 1.0)
+        signal = self.signal(evidence) if signal is None else signal
+        found = np.array(evidence, np.float64)[..., 1] / np.where(signal > 0, signal, 1.0)
         rows: list[float] = (0.0 - found.max(axis=1)).tolist()
         return rows
 

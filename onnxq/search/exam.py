@@ -1,9 +1,9 @@
 """Samples to be examined on: read once, put in the order that decides soonest."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from numbers import Real
 from typing import Any
 
@@ -59,9 +59,8 @@ class Exam:
 
     def units(self, evidence: Sequence[Any]) -> Array:
         """Return the scores of a batch: of its samples if they have any, else one of them all."""
-        units = getattr(self.metric, "units", None)
-        if units is not None:
-            return np.array(units(evidence, self.perfect), np.float64)
+        if self._units is not None:
+            return np.array(self._units(evidence), np.float64)
         if by_sample(evidence):
             return np.array(evidence, np.float64)
         return np.array([self.metric.score(evidence)])
@@ -75,11 +74,19 @@ class Exam:
             wanted: The mean gain that must be exceeded.
         """
         rest = before[len(units) :]
-        scored_ = hasattr(self.metric, "units") or by_sample(self.perfect)
+        scored_ = self._units is not None or by_sample(self.perfect)
         single = scored_ and len(before) == self.samples
         best = getattr(self.metric, "best", math.inf) if single else math.inf
         room: Array = np.full(rest.shape, best) - rest
         return is_hopeless(units - before[: len(units)], room, wanted)
+
+    @cached_property
+    def _units(self) -> Callable[[Sequence[Any]], Sequence[float]] | None:
+        """What gives samples scores, where the evidence is none."""
+        units, signal = (getattr(self.metric, name, None) for name in ("units", "signal"))
+        if units is None or signal is None:
+            return units
+        return partial(units, signal=signal(self.perfect))  # of all samples, not of a batch
 
     @cached_property
     def perfect(self) -> list[Any]:

@@ -31,6 +31,7 @@ INNER = 15  # generations of offspring that are predicted for one that is evalua
 LITTER = 256  # offspring in each of them
 LEARNED = 768  # evaluations the additive model learns from at most: survivors and the latest
 SHARE = 0.25  # of the evaluations allowed: for uniform strategies, and again for what is learned
+TIMED = 128  # the same for uniform strategies, where nothing limits the evaluations
 UNIFORM = ("default", "uniform")
 WHOLE = (*UNIFORM, "global")
 
@@ -131,7 +132,7 @@ class Hunt:
         labels = {kind: self._labels(kind) for kind in ("activation", "weight")}
         alone = [(a, "") for a in labels["activation"]] + [("", w) for w in labels["weight"]]
         both = list(product(labels["activation"], labels["weight"]))
-        if len(both) > self._share // 2:
+        if len(both) > self._share(TIMED) // 2:
             both = []
         for activation, weight in [*alone, *both]:
             wanted = {"activation": activation, "weight": weight}
@@ -145,11 +146,14 @@ class Hunt:
         genes = [gene for gene in self._space.genes if gene.kind == kind]
         return list(dict.fromkeys(option.label for gene in genes for option in gene.options))
 
-    @property
-    def _share(self) -> int:
-        """How many evaluations a part of the preparations may take: so many, or one a gene."""
+    def _share(self, timed: int) -> int:
+        """Return how many evaluations a part of the preparations may take.
+
+        Args:
+            timed: That many, where nothing but time or generations limits them.
+        """
         allowed = self._how.evaluations
-        return len(self._space.genes) if allowed is None else max(int(allowed * SHARE), 1)
+        return timed if allowed is None else max(int(allowed * SHARE), 1)
 
     def _global(self) -> Iterator[Genes]:
         """Yield the best uniform strategy with one other choice about the whole model."""
@@ -169,14 +173,15 @@ class Hunt:
         base = min(self._of(WHOLE), key=lambda row: row.found.noise).genes
         stock = self.records.laboratory.stock((0,) * len(base))
         effects = Effects(self._space, stock, base)
-        changes = effects.changes() if effects.steep else self._designs(base)
+        count = self._share(len(base))
+        changes = effects.changes() if effects.steep else self._designs(base, count)
         self.records.show(name="effects")
-        self.records.evaluate(changes[: self._share], "probe")
+        self.records.evaluate(changes[:count], "probe")
         self._surrogate = effects.surrogate(self.records.seen)
 
-    def _designs(self, base: Genes) -> list[Genes]:
+    def _designs(self, base: Genes, count: int) -> list[Genes]:
         """Return a strategy with half of the choices about tensors drawn by lot, many times."""
-        size = self._share, len(base)
+        size = count, len(base)
         drawn = self._rng.integers(self._space.counts, size=size)
         kept = self._rng.random(size) < 0.5
         kept[:, self._space.of_kind("all")] = True

@@ -166,17 +166,16 @@ class Laboratory:
                 not exceed its score.
             timed: Also measure its latency.
         """
-        return self.examined(genes, exam, bar=bar, timed=timed)[0]
+        return self._tried(genes, exam, bar, timed=timed)[0]
 
-    def examined(
-        self,
-        genes: Sequence[int],
-        exam: Exam,
-        *,
-        bar: Sequence[float] | None = None,
-        timed: bool = False,
+    def examined(self, genes: Sequence[int], exam: Exam) -> tuple[Evaluation, list[Any]]:
+        """Try a strategy on all samples; also return what the metric found in the answers."""
+        return self._tried(genes, exam, None, timed=False)
+
+    def _tried(
+        self, genes: Sequence[int], exam: Exam, bar: Sequence[float] | None, *, timed: bool
     ) -> tuple[Evaluation, list[Any]]:
-        """Do what `evaluate` does; also return what the metric found in the answers."""
+        """Try a strategy; a failure is a result."""
         bits = self.space.bits(genes)
         try:
             made = self.made(genes)

@@ -88,9 +88,9 @@ def test_the_units_of_a_batch_average_to_its_score(pair: Pair) -> None:
 def test_the_units_of_all_batches_average_to_the_score(pair: Pair, at: int) -> None:
     assume(similarity(*pair).signal)
     whole = Noise().evidence(answered({"y": pair}))
-    units = [
-        unit for part in (whole[:at], whole[at:]) if part for unit in Noise().units(part, whole)
-    ]
+    signal = Noise().signal(whole)
+    parts = [part for part in (whole[:at], whole[at:]) if part]
+    units = [unit for part in parts for unit in Noise().units(part, signal)]
     assert np.mean(units) == pytest.approx(Noise().score(whole))
 
 
